@@ -119,6 +119,23 @@ Tensor Tensor::zeros(const Shape& shape, DType dtype) {
   return tensor;
 }
 
+Tensor Tensor::zeros_beside(Device device, const Shape& shape, DType dtype) {
+  if constexpr (kBuiltWithCuda)
+    if (const auto count = static_cast<std::size_t>(shape.numel()); device == Device::cuda && count > 0) {
+      std::shared_ptr<cuda::PinnedMemory> memory;
+      try {
+        memory = std::make_shared<cuda::PinnedMemory>(count * size_of(dtype));
+      } catch (const Error&) {  // refused; if the device is broken, its next operation says so
+        return zeros(shape, dtype);
+      }
+      void* const data = memory->data();
+      const Tensor tensor = own(std::move(memory), data, shape, dtype, Device::cpu);
+      tensor.zero();
+      return tensor;
+    }
+  return zeros(shape, dtype);
+}
+
 bool Tensor::contiguous() const {
   Index expected = 1;
   for (int dim = rank() - 1; dim >= 0; --dim) {

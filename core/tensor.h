@@ -72,6 +72,9 @@ class Tensor {
   /// Owning heap tensors, for tests, set-up and tools; a training step allocates from an Arena instead.
   static Tensor empty(const Shape& shape, DType dtype = DType::f32);
   static Tensor zeros(const Shape& shape, DType dtype = DType::f32);
+  /// Like zeros(), in host memory to which and from which `device` copies: pinned, if that is a GPU and the
+  /// system pins that much.
+  static Tensor zeros_beside(Device device, const Shape& shape, DType dtype = DType::f32);
   /// Heap tensor with a copy of `values`; throws Error where the counts differ.
   template <class T>
   static Tensor of(const Shape& shape, std::span<const T> values);

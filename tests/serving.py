@@ -73,9 +73,9 @@ class Service:
 
 
 @contextmanager
-def serving(*arguments, ranks=1):
+def serving(*arguments, ranks=1, program=PROGRAM):
     start = ["mpirun", "--oversubscribe", "-n", str(ranks)] if ranks > 1 else []
-    command = [*start, PROGRAM, "serve", "--port=0", *map(str, arguments)]
+    command = [*start, program, "serve", "--port=0", *map(str, arguments)]
     job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         line = job.stdout.readline()

@@ -27,8 +27,8 @@ Parameter& Module::add_parameter(std::string name, const Shape& shape, Initializ
   return *parameters_.back().second;
 }
 
-Buffer& Module::add_buffer(std::string name, const Shape& shape, double start) {
-  buffers_.emplace_back(std::move(name), std::make_unique<Buffer>(Buffer{{}, shape, start, {}}));
+Buffer& Module::add_buffer(std::string name, const Shape& shape, double start, bool on_host) {
+  buffers_.emplace_back(std::move(name), std::make_unique<Buffer>(Buffer{{}, shape, start, {}, on_host}));
   return *buffers_.back().second;
 }
 

@@ -49,6 +49,7 @@ struct Buffer {
   Shape shape;
   double start = 0;  ///< initial value of all elements
   Tensor values;
+  bool on_host = false;  ///< stays in host memory if the model is on a device, for what only the host reads
 };
 
 /// The size of one example at a module's input: a text's tokens, or an image's pixels.
@@ -82,7 +83,7 @@ class Module {
 
  protected:
   Parameter& add_parameter(std::string name, const Shape& shape, Initializer initializer, bool decay = true);
-  Buffer& add_buffer(std::string name, const Shape& shape, double start);
+  Buffer& add_buffer(std::string name, const Shape& shape, double start, bool on_host = false);
   /// `child` must outlive this module (usually it is a member). With an empty name, the child's parameters
   /// keep their own names.
   void add_module(std::string name, Module& child);

@@ -71,7 +71,9 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
   }
   const bool training = use == ParameterUse::training;
   gradients_.seal_for(training ? bytes : 0);
-  for (const Buffer* buffer : buffers_) bytes += Arena::room_for(buffer->shape, dtype);
+  const auto in_arena = [&](const Buffer& buffer) { return device == Device::cpu || !buffer.on_host; };
+  for (const Buffer* buffer : buffers_)
+    if (in_arena(*buffer)) bytes += Arena::room_for(buffer->shape, dtype);
   values_.seal_for(bytes);
   for (const auto& [members, elements] : parts) {
     segments_.push_back({values_.zeros({elements}, dtype),
@@ -93,7 +95,8 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
     }
   }
   for (Buffer* buffer : buffers_) {
-    buffer->values = values_.empty(buffer->shape, dtype);
+    buffer->values =
+        in_arena(*buffer) ? values_.empty(buffer->shape, dtype) : Tensor::empty(buffer->shape, dtype);
     buffer->values.fill(buffer->start);
   }
 }

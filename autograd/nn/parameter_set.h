@@ -26,8 +26,8 @@ class ParameterSet {
     bool sharded = false;
   };
 
-  /// Allocates all parameters and buffers of `model` on `device` and initializes them. `model` must outlive
-  /// the set.
+  /// Allocates all parameters and buffers of `model` on `device` and initializes them; buffers with `on_host`
+  /// are always in host memory. `model` must outlive the set.
   ParameterSet(Module& model, DType dtype, std::uint64_t seed, Device device = Device::cpu,
                ParameterUse use = ParameterUse::training);
 

@@ -48,10 +48,10 @@ double percentile(const auto& counts, double total, double outside, Index first,
 RangeObserver::RangeObserver(const ObserverOptions& options, Index groups)
     : options_(options),
       groups_(groups),
-      range_(add_buffer("range", {groups, 2}, 0)),
-      rows_(add_buffer("rows", {groups}, 0)),
+      range_(add_buffer("range", {groups, 2}, 0, true)),
+      rows_(add_buffer("rows", {groups}, 0, true)),
       histogram_(options.kind == ObserverOptions::Kind::percentile
-                     ? &add_buffer("histogram", {groups, kBins}, 0)
+                     ? &add_buffer("histogram", {groups, kBins}, 0, true)
                      : nullptr),
       least_(static_cast<std::size_t>(groups * 2)),
       sums_(static_cast<std::size_t>(groups * (histogram_ ? 1 + kBins : 1))) {
@@ -65,9 +65,11 @@ void RangeObserver::forget() {
 
 void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, Index first) {
   const ArenaScope scope(tape.arena());
-  const Tensor lowest = tape.empty({x.size(0)}, x.dtype()), highest = tape.empty({x.size(0)}, x.dtype());
-  kernels::row_ranges(x, lowest, highest);
-  const Tensor low = tape.on_host(lowest), high = tape.on_host(highest);
+  const Index rows = x.size(0);
+  const Tensor ends = tape.empty({2 * rows}, x.dtype());  // both in one tensor, so that one copy waits
+  kernels::row_ranges(x, ends.rows(0, rows), ends.rows(rows, 2 * rows));
+  const Tensor ends_here = tape.on_host(ends), low = ends_here.rows(0, rows),
+               high = ends_here.rows(rows, 2 * rows);
   const Tensor values = histogram_ ? tape.on_host(x) : Tensor();
   const Index columns = x.size(1);
   for_floating(x.dtype(), "observe", [&]<class T>(T) {
@@ -91,18 +93,8 @@ void RangeObserver::see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets
   });
 }
 
-// The buffer's values in host memory: `copy`, updated now, if the buffer is on a device.
-const Tensor& RangeObserver::on_host(const Buffer& buffer, Tensor& copy) {
-  if (buffer.values.device() == Device::cpu) return buffer.values;
-  if (!copy.defined()) copy = Tensor::empty(buffer.shape, buffer.values.dtype());
-  copy.copy_from(buffer.values);
-  return copy;
-}
-
 void RangeObserver::learn() {
-  const Tensor& range = on_host(range_, copies_[0]);
-  const Tensor& rows = on_host(rows_, copies_[1]);
-  const Tensor histogram = histogram_ ? on_host(*histogram_, copies_[2]) : Tensor();
+  const Tensor &range = range_.values, &rows = rows_.values;
   for_floating(range.dtype(), "observe", [&]<class T>(T) {
     for (Index g = 0; g < groups_; ++g) {
       const double seen = sums_[static_cast<std::size_t>(g)];
@@ -113,7 +105,7 @@ void RangeObserver::learn() {
              highest = -least_[static_cast<std::size_t>(2 * g + 1)];
       const auto old_lowest = static_cast<double>(ends[0]), old_highest = static_cast<double>(ends[1]);
       if (histogram_) {
-        T* counts = histogram.data<T>() + g * kBins;
+        T* counts = histogram_->values.data<T>() + g * kBins;
         const std::span<double> now = bins(g);
         double total = 0;
         for (std::size_t bin = 0; bin < now.size(); ++bin) {
@@ -135,24 +127,18 @@ void RangeObserver::learn() {
       before = static_cast<T>(std::min(static_cast<double>(before) + seen, kMostRows));
     }
   });
-  if (range_.values.device() != Device::cpu) {
-    range_.values.copy_from(range);
-    rows_.values.copy_from(rows);
-    if (histogram_) histogram_->values.copy_from(histogram);
-  }
   forget();
 }
 
-bool RangeObserver::has_seen() {
-  const Tensor& rows = on_host(rows_, copies_[1]);
+bool RangeObserver::has_seen() const {
+  const Tensor& rows = rows_.values;
   return for_floating(rows.dtype(), "observe", [&]<class T>(T) {
     return std::ranges::any_of(rows.span<T>(), [](T seen) { return seen > 0; });
   });
 }
 
-RangeObserver::Scales RangeObserver::scales(Tape& tape, QuantLevels levels, Index first, Index count) {
-  const Tensor& range = on_host(range_, copies_[0]);
-  const Tensor& rows = on_host(rows_, copies_[1]);
+RangeObserver::Scales RangeObserver::scales(Tape& tape, QuantLevels levels, Index first, Index count) const {
+  const Tensor &range = range_.values, &rows = rows_.values;
   const auto of_groups = [&] { return tape.arena().empty_on_host({count}, range.dtype()); };
   const Scales result{of_groups(), of_groups()};
   for_floating(range.dtype(), "observe", [&]<class T>(T) {

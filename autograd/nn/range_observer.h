@@ -2,7 +2,8 @@
 // (Jacob et al. 2018, section 3.1; Krishnamoorthi 2018, arXiv:1806.08342). Each expert has its own range. A
 // pass only accumulates what it sees. Once per step, or per batch of calibration, this is combined over all
 // ranks by operations that do not depend on which rank saw what, and then learned, so that the ranges are the
-// same on every rank. They are buffers of the model, so checkpoints have them.
+// same on every rank. They are buffers of the model, so checkpoints have them. They are in host memory, so
+// that on a device nothing waits for them.
 #pragma once
 
 #include <span>
@@ -34,7 +35,7 @@ class RangeObserver : public Module {
   RangeObserver(const ObserverOptions& options, Index groups);
 
   /// Accumulates x [rows, columns]; `offsets` divide its rows into groups, which are numbered from `first`
-  /// on.
+  /// on. Waits for a device.
   void see(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, Index first);
 
   /// What was accumulated, to be combined over the ranks: the elements of `least` by minimum, those of `sums`
@@ -46,26 +47,24 @@ class RangeObserver : public Module {
   void forget();
 
   /// Whether any range has been learned yet.
-  bool has_seen();
+  bool has_seen() const;
   struct Scales {
     Tensor scale, zero_point;  ///< [count], in host memory
   };
   /// The scales of groups [first, first + count), allocated from the tape's arena.
-  Scales scales(Tape& tape, QuantLevels levels, Index first, Index count);
+  Scales scales(Tape& tape, QuantLevels levels, Index first, Index count) const;
 
  private:
   std::span<double> bins(Index group) {
     return std::span(sums_).subspan(static_cast<std::size_t>(groups_ + group * kBins),
                                     static_cast<std::size_t>(kBins));
   }
-  static const Tensor& on_host(const Buffer& buffer, Tensor& copy);
 
   ObserverOptions options_;
   Index groups_;
   Buffer& range_;                     // [groups, 2]: lowest, highest
   Buffer& rows_;                      // [groups] rows seen, at most 2^24
   Buffer* histogram_;                 // [groups, kBins]; null unless percentile
-  Tensor copies_[3];                  // host copies of buffers on a device
   std::vector<double> least_, sums_;  // [groups, 2]: lowest, -highest; [groups] rows, [groups, kBins]
 };
 

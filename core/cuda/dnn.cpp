@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <limits>
 #include <map>
 #include <memory>
@@ -12,8 +13,10 @@
 #include <tuple>
 #include <type_traits>
 
+#include "core/arena.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/scratch.h"
+#include "core/memory.h"
 #include "core/precision.h"
 
 namespace conclave::cuda {
@@ -22,6 +25,8 @@ namespace {
 // On an H200, an f32 convolution of 256 images of 56 x 56 with 128 channels takes 6 ms with 0.8 GiB of
 // workspace, and 23 ms without.
 constexpr std::size_t kMostWorkspace = std::size_t{1} << 30;
+// What algorithms may take now: less, once the device had too little memory for a workspace.
+std::atomic<std::size_t> most_workspace = kMostWorkspace;
 constexpr std::uintptr_t kAlignment = 16;  // of operands, as the library's fast kernels need it
 
 void check(cudnnStatus_t status, const char* operation) {
@@ -206,7 +211,7 @@ std::optional<Plan<Direction>> plan_in(const char* operation, cudnnHandle_t hand
     std::size_t bytes = 0;
     if (candidate.status == CUDNN_STATUS_SUCCESS && candidate.determinism == CUDNN_DETERMINISTIC &&
         Direction::workspace(handle, of, candidate.algo, &bytes) == CUDNN_STATUS_SUCCESS &&
-        bytes <= kMostWorkspace)
+        bytes <= most_workspace)
       return Plan<Direction>{std::move(of), candidate.algo, bytes, std::nullopt};
   }
   return std::nullopt;
@@ -227,9 +232,9 @@ Plan<Direction> plan_for(const char* operation, cudnnHandle_t handle, const Key&
     require(
         plan.has_value(),
         "{}: cuDNN has no deterministic algorithm for {} images of {} x {}, {} channels to {}, of {}, under "
-        "a window of {} with stride {}",
+        "a window of {} with stride {}, in {} of workspace",
         operation, key.images, key.height, key.width, key.in, key.out, name_of(key.type), key.size,
-        key.stride);
+        key.stride, format_bytes(most_workspace));
     plan->copies.emplace(key);
   }
   return std::move(*plan);
@@ -248,9 +253,10 @@ class Library {
   template <class Direction>
   const Plan<Direction>& plan(const char* operation, const Key& key) {
     auto& plans = std::get<Plans<Direction>>(plans_);
-    if (const auto known = plans.find(key); known != plans.end()) return known->second;
+    if (const auto known = plans.find(key); known != plans.end() && known->second.workspace <= most_workspace)
+      return known->second;
     if (plans.size() == kPlans) plans.clear();
-    return plans.emplace(key, plan_for<Direction>(operation, handle(), key)).first->second;
+    return plans.insert_or_assign(key, plan_for<Direction>(operation, handle(), key)).first->second;
   }
 
  private:
@@ -261,6 +267,21 @@ class Library {
   Owned<cudnnHandle_t> handle_ = create(cudnnCreate);
   std::tuple<Plans<Forward>, Plans<BackwardInput>, Plans<BackwardWeight>> plans_;
 };
+
+// Sets `plan` and returns memory for its workspace. The library's choice ignores how much memory is free: if
+// the device has too little, this and all later convolutions do with half of what was asked for.
+template <class Direction>
+void* workspace_for(const char* operation, const Key& key, Scratch& scratch, const Plan<Direction>*& plan) {
+  for (;;) {
+    plan = &Library::of_thread().plan<Direction>(operation, key);
+    try {
+      return scratch.array<std::byte>(static_cast<Index>(plan->workspace));
+    } catch (const OutOfMemory&) {
+      if (plan->workspace == 0) throw;
+      most_workspace = std::min(most_workspace.load(), plan->workspace / 2);
+    }
+  }
+}
 
 template <class Direction, class T>
 void run(const char* operation, const Convolution<T>& c) {
@@ -283,9 +304,11 @@ void run(const char* operation, const Convolution<T>& c) {
   Library& library = Library::of_thread();
   const cudnnHandle_t handle = library.handle();
   check(cudnnSetStream(handle, current_stream()), operation);
-  const auto& [of, algorithm, workspace, copies] = library.plan<Direction>(operation, key);
-  const T one = 1, zero = 0, keep = c.accumulate ? T(1) : T(0);
   Scratch scratch;
+  const Plan<Direction>* plan = nullptr;
+  void* const workspace = workspace_for<Direction>(operation, key, scratch, plan);
+  const auto& [of, algorithm, workspace_bytes, copies] = *plan;
+  const T one = 1, zero = 0, keep = c.accumulate ? T(1) : T(0);
   void* const result = operands[Direction::kResult];
   for (std::size_t i = 0; copies && i < operands.size(); ++i) {
     T* const copy = scratch.array<T>(copies->extents[i].numel());
@@ -295,8 +318,8 @@ void run(const char* operation, const Convolution<T>& c) {
             operation);
     operands[i] = copy;
   }
-  check(Direction::run(handle, of, algorithm, operands, &one, copies ? &zero : &keep,
-                       scratch.array<std::byte>(static_cast<Index>(workspace)), workspace),
+  check(Direction::run(handle, of, algorithm, operands, &one, copies ? &zero : &keep, workspace,
+                       workspace_bytes),
         operation);
   if (copies)
     check(cudnnTransformTensor(handle, &one, copies->theirs[Direction::kResult].get(),

@@ -18,6 +18,9 @@ void set_current_stream(cudaStream_t stream);
 /// call of cudaFuncSetAttribute; this leaves 16 KiB for static shared variables.
 inline constexpr std::size_t kSharedForAll = 32 * 1024;
 
+/// Bytes of shared memory, dynamic and static, that this thread's device gives a block of threads on request.
+std::size_t most_shared_memory(const char* operation);
+
 struct LaunchShape {
   dim3 grid, block;
   std::size_t shared_bytes = 0;  ///< dynamic shared memory; the kernel gets it by shared_memory()

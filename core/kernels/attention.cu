@@ -1,6 +1,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/arena.h"
 #include "core/cuda/shared_memory.h"
 #include "core/kernels/attention.h"
 #include "core/kernels/cuda_kernel.h"
@@ -11,12 +12,14 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-using conclave::cuda::shared_memory;
+using conclave::cuda::most_shared_memory, conclave::cuda::shared_memory;
 
 // A block keeps one tile of one head of a sequence: a tile of its queries or, for the gradients of keys and
 // values, of its keys. It processes the sequence's other tiles one after another. Thread (x, y) has adjacent
 // rows of the kept tile. The threads of one y, half a warp, have the same rows; what they pass to each other
-// in shared memory needs no barrier of the block.
+// in shared memory needs no barrier of the block. Devices differ in the shared memory of a block (compute
+// capability 8.0 has 163 KiB, 9.0 has 227 KiB, and 8.6, 8.9 and 12.0 have 99 KiB), and so does the largest
+// tile.
 constexpr int kLargestHead = 256;
 constexpr int kTileBytes = 32 * 1024;  // an A100 has room for four tiles and the weights
 
@@ -26,13 +29,15 @@ constexpr T kInfinity = std::numeric_limits<T>::infinity();
 template <class T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 
-// Constants that follow from the size of a head, rounded up.
-template <class T_, int kHead_>
+// A thread's rows in a device with much shared memory; fewer for f64, for lack of registers.
+template <class T, int kHead>
+constexpr int kMostRows = std::min(kPackWidth<T>, kTileBytes / (kSide * kHead * static_cast<int>(sizeof(T))));
+
+// Constants that follow from the size of a head, rounded up, and from a thread's rows.
+template <class T_, int kHead_, int kRows_ = kMostRows<T_, kHead_>>
 struct Tiling {
   using T = T_;
-  static constexpr int kHead = kHead_, kPack = kPackWidth<T>;
-  // Fewer for f64, for lack of registers.
-  static constexpr int kRows = std::min(kPack, kTileBytes / (kSide * kHead * static_cast<int>(sizeof(T))));
+  static constexpr int kHead = kHead_, kPack = kPackWidth<T>, kRows = kRows_;
   static constexpr int kTile = kSide * kRows;  // tokens
   // Two blocks share a multiprocessor if registers and shared memory suffice.
   static constexpr int kBlocks = sizeof(T) == 4 && kHead <= 64 ? 2 : 1;
@@ -51,6 +56,8 @@ struct Tiling {
   static std::size_t shared_bytes(int tiles) {
     return static_cast<std::size_t>(tiles * kElements + kWeights) * sizeof(T);
   }
+  // Whether a block that keeps so many tiles, and a number for each row of one, fits in `bytes`.
+  static bool fits(int tiles, std::size_t bytes) { return shared_bytes(tiles) + kTile * sizeof(T) <= bytes; }
 };
 
 template <class T>
@@ -385,19 +392,35 @@ Sequences<T> sequences_of(const Tensor& offsets, const Tensor& key_offsets, Inde
           packed};
 }
 
-// Calls body.operator()<Tiling>() for heads of `head_size` elements.
+// Calls body.operator()<Tiling>() with the most rows for which `tiles` tiles fit the device's shared memory.
+template <class T, int kHead, class Body>
+void for_rows(const char* operation, Index head_size, int tiles, Body body) {
+  using Most = Tiling<T, kHead>;
+  const std::size_t room = most_shared_memory(operation);
+  if (Most::fits(tiles, room)) return body.template operator()<Most>();
+  if constexpr (kHead > 64 && Most::kRows > 1) {  // smaller heads fit every device for which this is compiled
+    using Half = Tiling<T, kHead, Most::kRows / 2>;
+    if (Half::fits(tiles, room)) return body.template operator()<Half>();
+  }
+  fail(
+      "{}: heads of {} elements of {} need more than the {} of shared memory that this device gives a block; "
+      "raise model.heads, which makes heads smaller",
+      operation, head_size, name_of(dtype_of<T>), format_bytes(room));
+}
+
+// The same for heads of `head_size` elements.
 template <class T, class Body>
-void for_tiling(const char* operation, Index head_size, Body body) {
+void for_tiling(const char* operation, Index head_size, int tiles, Body body) {
   require(head_size <= kLargestHead, "{}: heads of {} elements, at most {} on a CUDA device", operation,
           head_size, kLargestHead);
   if (head_size <= 32)
-    body.template operator()<Tiling<T, 32>>();
+    for_rows<T, 32>(operation, head_size, tiles, body);
   else if (head_size <= 64)
-    body.template operator()<Tiling<T, 64>>();
+    for_rows<T, 64>(operation, head_size, tiles, body);
   else if (head_size <= 128)
-    body.template operator()<Tiling<T, 128>>();
+    for_rows<T, 128>(operation, head_size, tiles, body);
   else
-    body.template operator()<Tiling<T, kLargestHead>>();
+    for_rows<T, kLargestHead>(operation, head_size, tiles, body);
 }
 
 template <class G, class T>
@@ -414,7 +437,7 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& 
   if (out.numel() == 0) return;
   for_floating(q.dtype(), "attention", [&]<class T>(T) {
     const auto all = sequences_of<T>(offsets, key_offsets, q.size(1), options, {&q, &k, &v, &out});
-    for_tiling<T>("attention", all.head_size, [&]<class G>() {
+    for_tiling<T>("attention", all.head_size, 3, [&]<class G>() {
       launch("attention", attention_kernel<G, T>, shape_of<G>(all, q.size(0) / G::kTile + all.count, 3), all,
              strided_rows<const T>(q), strided_rows<const T>(k), strided_rows<const T>(v),
              strided_rows<T>(out), lse.data<T>());
@@ -440,7 +463,7 @@ void attention_backward(const Tensor& dout, const Tensor& q, const Tensor& k, co
                          .dqueries = strided_rows<T>(dq),
                          .dkeys = strided_rows<T>(dk),
                          .dvalues = strided_rows<T>(dv)};
-    for_tiling<T>(operation, of.all.head_size, [&]<class G>() {
+    for_tiling<T>(operation, of.all.head_size, 4, [&]<class G>() {
       const Index blocks = q.size(0) / G::kTile + k.size(0) / G::kTile + 2 * of.all.count;
       launch(operation, attention_backward_kernel<G, T>, shape_of<G>(of.all, blocks, 4), of);
     });

@@ -95,7 +95,8 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing,
       // Without smoothing, an impossible class, with a logit of -inf, must not affect the loss.
       const T smoothed = s > T(0) ? s / static_cast<T>(classes) * sum : T(0);
       ploss[row] = lse - (T(1) - s) * target - smoothed;
-      pc[row] = std::max_element(in, in + classes) - in == pl[row];
+      // If a logit is NaN, so is lse, and no label is right.
+      pc[row] = !std::isnan(lse) && std::max_element(in, in + classes) - in == pl[row];
     }
   });
 }

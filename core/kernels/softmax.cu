@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kBlock)
                          T* losses, T* probabilities, std::uint8_t* correct) {
   for_team_rows(rows, [&](Index row) {
     const T* in = logits + row * classes;
-    // The first class with the largest logit, or `classes` if there is none because of NaNs.
+    // The first class with the largest logit, or `classes` if this thread saw none.
     Index best = classes;
     T best_logit = -static_cast<T>(__builtin_inff()), largest, sum = 0;
     const T lse = softmax_row<kWidth, kTeam>(
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kBlock)
     const T target = label >= 0 && label < classes ? in[label] : not_a_number<T>();
     const T smoothed = smoothing > T(0) ? smoothing / static_cast<T>(classes) * sum : T(0);
     losses[row] = lse - (T(1) - smoothing) * target - smoothed;
-    correct[row] = best == label;
+    correct[row] = lse == lse && best == label;
   });
 }
 

@@ -14,8 +14,8 @@ void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write
 
 /// losses [rows] = -sum_c q_c log softmax(logits)_c with q = (1 - smoothing) onehot(label) + smoothing /
 /// classes; probabilities [rows, classes] receives the softmax; correct [rows] u8 receives 1 where the label
-/// has the largest logit. labels [rows] i32. Throws Error on a label outside [0, classes); on a CUDA device,
-/// that row's loss is NaN instead.
+/// has the largest logit and the row's softmax is not NaN. labels [rows] i32. Throws Error on a label outside
+/// [0, classes); on a CUDA device, that row's loss is NaN instead.
 void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, const Tensor& losses,
                    const Tensor& probabilities, const Tensor& correct);
 

@@ -83,11 +83,19 @@ std::size_t CheckpointWriter::prepare(std::span<const TensorEntry> entries) {
   return staging_.defined() ? staging_.bytes() : 0;
 }
 
+// The device that has any of this rank's parts, or the CPU.
+Device CheckpointWriter::device_of(std::span<const TensorEntry> entries) const {
+  const auto on_device = std::ranges::find_if(layout_.parts, [&](const CheckpointLayout::Part& part) {
+    return entries[part.tensor].values.device() != Device::cpu;
+  });
+  return on_device == layout_.parts.end() ? Device::cpu : entries[on_device->tensor].values.device();
+}
+
 // Nothing changes what is in host memory while save() waits.
 bool CheckpointWriter::stages(std::span<const TensorEntry> entries) const {
-  return asynchronous_ || std::ranges::any_of(layout_.parts, [&](const CheckpointLayout::Part& part) {
-           const Tensor& values = entries[part.tensor].values;
-           return values.device() != Device::cpu || !values.contiguous();
+  return asynchronous_ || device_of(entries) != Device::cpu ||
+         std::ranges::any_of(layout_.parts, [&](const CheckpointLayout::Part& part) {
+           return !entries[part.tensor].values.contiguous();
          });
 }
 
@@ -106,8 +114,8 @@ void CheckpointWriter::prepare(std::span<const TensorEntry> entries, std::int64_
   }
   if (stages(entries) && (!staging_.defined() || staging_.bytes() < layout_.staging_bytes)) {
     staging_ = Tensor();  // frees the old buffer first
-    staging_ =
-        Tensor::zeros({static_cast<Index>(std::max<std::size_t>(layout_.staging_bytes, 1))}, DType::u8);
+    staging_ = Tensor::zeros_beside(
+        device_of(entries), {static_cast<Index>(std::max<std::size_t>(layout_.staging_bytes, 1))}, DType::u8);
   }
   checksums_.resize(static_cast<std::size_t>(layout_.checksums));
 }
@@ -122,9 +130,10 @@ void CheckpointWriter::save(std::span<const TensorEntry> entries, const Checkpoi
                               ? Tensor::borrow(static_cast<std::byte*>(staging_.raw()) + part.staging_offset,
                                                values.shape(), values.dtype())
                               : values;
-    if (copies) source.copy_from(values);
+    if (copies) source.queue_copy_from(values);
     sources_.push_back(static_cast<const std::byte*>(source.raw()));
   }
+  synchronize(device_of(entries));  // once for all copies
   state_ = state;
   under_way_ =
       std::async(asynchronous_ ? std::launch::async : std::launch::deferred, [this] { return write(); });

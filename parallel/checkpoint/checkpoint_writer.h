@@ -66,6 +66,7 @@ class CheckpointWriter {
 
  private:
   void prepare(std::span<const TensorEntry> entries, std::int64_t step);
+  Device device_of(std::span<const TensorEntry> entries) const;
   bool stages(std::span<const TensorEntry> entries) const;
   SaveOutcome write();
   /// If the save fails, sets outcome.message to the reason.

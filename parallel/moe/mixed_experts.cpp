@@ -67,6 +67,7 @@ Arena::Bytes bytes_for(Arena& arena, BaseExpert& experts, Index local, Index cou
   std::iota(sequences.begin(), sequences.end(), Index{0});
   const Tensor y = checked_forward(tape, experts, {rows, offsets, sequences});
   if (y.slot) tape.backward(y, rows);
+  synchronize(tape.device());  // it may still have to copy tables from memory that is released now
   return trial.taken();
 }
 

@@ -38,6 +38,10 @@ bool keeps(const Tape& tape, const DispatchPlan& plan, Index round) {
   return tape.planning() && round + 1 == plan.rounds;
 }
 
+// The next round writes to the same host memory, from which a device may still have to copy this round's
+// tables (Tape::on_device).
+void wait_before_release(const Tape& tape) { synchronize(tape.device()); }
+
 }  // namespace
 
 MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
@@ -298,6 +302,7 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
     const DispatchRound round = dispatcher_.round(forgetful, plan, gate.experts, x, number);
     const Tensor rows = dispatcher_.dispatch(forgetful, x, round, [] {});
     dispatcher_.combine_into(compute_experts(forgetful, rows, round), gate.weights, round, y, write(number));
+    wait_before_release(tape);
   }
   // Without this, the experts' gradients would count as complete between rounds. Nodes with the parameters as
   // inputs, recorded before the node that does the rounds, run after it in the backward pass.
@@ -334,6 +339,7 @@ Tensor MoeLayer::experts_in_rounds(Tape& tape, const Tensor& x, const functions:
       if (x.slot)
         dispatcher_.dispatch_backward(again.gradient(rows), round, dx.gradient,
                                       number == 0 ? dx.write : Write::accumulate);
+      wait_before_release(tape);
     }
   });
   return y;

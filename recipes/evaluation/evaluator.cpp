@@ -80,6 +80,7 @@ void Evaluator::calibrate(Index batches, const std::function<void()>& after_each
     activations_.reset();
     Tape tape(activations_, false);
     forward(tape, batch_, true);
+    synchronize(grid_.device());  // the next batch's tables go where it may still copy this one's from
     if (after_each) after_each();
     for (const auto& [name, layer] : layers) {
       if (!layer->balancer().calibrates()) continue;

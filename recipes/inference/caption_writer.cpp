@@ -9,7 +9,6 @@
 namespace conclave {
 namespace {
 
-constexpr std::size_t kTexts = 32;  // per forward pass
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
 void check(const CaptionOptions& options, std::int64_t max_length) {
@@ -47,7 +46,8 @@ CaptionWriter::CaptionWriter(Captioner& captioner, std::vector<std::uint8_t> may
     : captioner_(captioner),
       may_write_(std::move(may_write)),
       max_length_(max_length),
-      activations_("activations", 0, device) {
+      device_(device),
+      activations_(std::in_place, "activations", 0, device) {
   may_write_.at(static_cast<std::size_t>(captioner.end_token())) = 0;  // not within a text
   require(std::ranges::count(may_write_, 0) < std::ssize(may_write_), "captions: no token may be written");
 }
@@ -83,19 +83,34 @@ bool CaptionWriter::step() {
   const bool begins = written_ == 0;
   if (begins) begin_some(captions.size());
   {
-    const ArenaScope scope(activations_);
-    Tape tape(activations_, false);
-    if (!planning_) tape.stop_planning();
+    const ArenaScope scope(*activations_);
+    Tape tape(*activations_, false);
+    if (!planning_ || !(begins || written_ + 1 == most_)) tape.stop_planning();
     ForwardContext context{.training = false, .stream = {}};
     const Tensor logits =
         begins ? captioner_.first(tape, context, pixels_.rows(done_, done_ + std::ssize(captions)), *cache_)
                : captioner_.next(tape, context, tokens_, parents_, written_ - 1, *cache_);
-    score(tape.on_host(logits), !begins);
+    score(tape.on_host(logits), !begins && !planning_);  // planned texts get as long as possible
   }
   append_tokens(captions);
   if (unfinished_ > 0) return true;
   done_ += std::ssize(captions), written_ = 0;
   return done_ < std::ssize(captions_);
+}
+
+// A beam of one has the most images for as many texts. The first pass, over the images, and the last one,
+// with the longest texts, need the most memory; those between them are not planned, which takes longer.
+std::size_t CaptionWriter::plan(Index image_bytes) {
+  const auto images = static_cast<Index>(kTexts);
+  cache_.reset();
+  activations_.emplace("activations", 0, device_);
+  planning_ = true;
+  write(Tensor::zeros({images, image_bytes}, DType::u8), {});
+  planning_ = false;
+  cache_.reset();
+  activations_->reset();
+  activations_->seal(std::size_t{1} << 16, 0.02);
+  return activations_->capacity();
 }
 
 void CaptionWriter::reserve(std::size_t texts, std::size_t images) {
@@ -110,8 +125,8 @@ void CaptionWriter::reserve(std::size_t texts, std::size_t images) {
 
 void CaptionWriter::begin_some(std::size_t images) {
   const std::size_t texts = images * static_cast<std::size_t>(options_.beam);
-  activations_.reset();
-  cache_.emplace(captioner_.cache(activations_, static_cast<Index>(texts), most_));
+  activations_->reset();
+  cache_.emplace(captioner_.cache(*activations_, static_cast<Index>(texts), most_));
   reserve(texts, images);
   for (std::size_t image = 0; image < images; ++image) {
     texts_[image].image = image;

@@ -22,6 +22,8 @@ struct WrittenCaption {
 
 class CaptionWriter {
  public:
+  static constexpr std::size_t kTexts = 32;  ///< per forward pass, unless one image's beam is larger
+
   /// Writes captions of at most `max_length` tokens. may_write [vocabulary] is 0 for tokens that are never
   /// written. `captioner` must outlive the writer.
   CaptionWriter(Captioner& captioner, std::vector<std::uint8_t> may_write, std::int64_t max_length,
@@ -43,9 +45,11 @@ class CaptionWriter {
   /// Adds one token to each caption of the current group of images; returns false after the last step.
   /// Collective, like write().
   bool step();
-  /// In planning mode, passes only tell the experts' dispatchers how much room they need. On several ranks
-  /// the first pass must be a planning pass with the largest batch to come. Its results are meaningless.
-  void set_planning(bool planning) { planning_ = planning; }
+  /// For services: allocates the memory of all that begin() and step() do from now on, with a beam of at most
+  /// kTexts. Returns its bytes. Without plan(), memory grows with the batches, on a device within a block of
+  /// most of its free memory. Collective; on several ranks, call it before the first caption. Call it again
+  /// if a dispatcher's buffer has grown since.
+  std::size_t plan(Index image_bytes);
 
  private:
   // A caption in progress: a row of the model's passes.
@@ -74,7 +78,8 @@ class CaptionWriter {
   Captioner& captioner_;
   std::vector<std::uint8_t> may_write_;
   std::int64_t max_length_;
-  Arena activations_;
+  Device device_;
+  std::optional<Arena> activations_;
   std::vector<double> scores_;  // [texts, vocabulary], logarithms of probabilities
   // Buffers of a step. They only grow, so that later steps reuse their memory.
   std::vector<Unfinished> texts_, next_;

@@ -19,7 +19,8 @@ ImageGenerator& generator_of(LoadedModel& model) {
 ImageSampler::ImageSampler(LoadedModel& model, const ProcessGrid& grid)
     : model_(model),
       generator_(generator_of(model)),
-      activations_("activations", 0, grid.device()),
+      device_(grid.device()),
+      activations_(std::in_place, "activations", 0, device_),
       alone_(grid.world().size() == 1) {}
 
 std::vector<Image> ImageSampler::sample(std::span<const std::string> texts, const SamplerOptions& options,
@@ -43,6 +44,19 @@ std::vector<Image> ImageSampler::sample(std::span<const std::string> texts, cons
   for (std::size_t done = 0; done < pixels.size(); done += size)
     images.push_back({shape(), {pixels.data() + done, pixels.data() + done + size}});
   return images;
+}
+
+std::size_t ImageSampler::plan(Index tokens) {
+  const std::vector<std::int32_t> longest(static_cast<std::size_t>(tokens));
+  const std::vector<Drawing> drawings(kImages, {longest});
+  std::vector<std::uint8_t> pixels(kImages * static_cast<std::size_t>(shape().size()));
+  activations_.emplace("activations", 0, device_);
+  planning_ = true;
+  begin(drawings, {.steps = 1, .guidance = 2}, pixels);
+  step();
+  planning_ = false;
+  activations_->seal(std::size_t{1} << 16, 0.02);
+  return activations_->capacity();
 }
 
 void ImageSampler::begin(std::span<const Drawing> drawings, const SamplerOptions& options,
@@ -88,8 +102,8 @@ void ImageSampler::follow(const std::vector<float>& at, double time, double step
   const auto all = static_cast<Index>(times_.size());
   for (auto place = noisy_.begin(); place != noisy_.end();) place = std::ranges::copy(at, place).out;
   std::ranges::fill(times_, static_cast<float>(time));
-  ArenaScope scope(activations_);
-  Tape tape(activations_, false);
+  ArenaScope scope(*activations_);
+  Tape tape(*activations_, false);
   if (!planning_) tape.stop_planning();
   ForwardContext context{
       .training = false, .stream = {}, .global_tokens = batch_.local_tokens(), .global_sequences = all};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,9 +38,11 @@ class ImageSampler {
   /// Takes one of the options' steps; returns false after the last. Collective over the expert-parallel
   /// group.
   bool step();
-  /// In planning mode, passes only tell the experts' dispatchers how much room they need. On several ranks
-  /// the first pass must be a planning pass with the largest batch to come. Its results are meaningless.
-  void set_planning(bool planning) { planning_ = planning; }
+  /// For services: allocates the memory of all that begin() and step() do from now on, for texts of at most
+  /// `tokens` tokens. Returns its bytes. Without plan(), memory grows with the batches, on a device within a
+  /// block of most of its free memory. Collective; on several ranks, call it before the first drawing. Call
+  /// it again if a dispatcher's buffer has grown since.
+  std::size_t plan(Index tokens);
   const ImageShape& shape() const { return generator_.patches().image; }
   Index image_tokens() const { return generator_.patches().count(); }
 
@@ -48,7 +51,8 @@ class ImageSampler {
 
   LoadedModel& model_;
   ImageGenerator& generator_;
-  Arena activations_;
+  Device device_;
+  std::optional<Arena> activations_;
   bool alone_, planning_ = false;
   Batch batch_;
   std::vector<std::int32_t> hidden_;

@@ -123,45 +123,41 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
 }
 
 // Plans the memory of the forward passes, then runs the largest possible batch of each task once, so that all
-// other buffers have their final size, too.
+// other buffers have their final size, too. All tasks share the dispatchers' buffers, which grow to what any
+// of them needs: those that were planned before a buffer grew are planned anew.
 void ModelEngine::plan(const BatchLimits& limits) {
   const ModelSizes& sizes = model_.model().sizes();
   for (int rank = 1; rank < grid_.world().size(); ++rank) others_.push_back({rank, 0, 1});
   for (Round* round : {at_once_.get(), in_steps_.get()})
     round->experts.resize(layers_.size() * static_cast<std::size_t>(facts_.experts));
-  const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(sizes.image.size()));
+  const auto dispatched = [&] {
+    Index rows = 0;
+    for (const auto& [name, layer] : layers_) rows += layer->dispatcher().capacity();
+    grid_.world().all_reduce(Tensor::borrow(&rows, {1}, DType::i64));
+    return rows;
+  };
+  const Index image_bytes = sizes.image.size();
+  if (captions_) captions_->plan(image_bytes);
+  const Index for_captions = dispatched();
+  if (images_) images_->plan(sizes.max_length);
+  const Index for_images = dispatched(), image = predictor_ ? predictor_->image_tokens() : 0,
+              rows = std::max(limits.rows, sizes.max_length + image);
+  if (predictor_) planned_ = predictor_->plan(limits.jobs, rows);
+  const Index for_all = dispatched();
+  if (captions_ && for_captions != for_all) captions_->plan(image_bytes);
+  if (images_ && for_images != for_all) images_->plan(sizes.max_length);
+
+  const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(image_bytes));
   Query query{.tokens = std::vector<std::int32_t>(static_cast<std::size_t>(sizes.max_length))},
       drawing = query;
-  const Query caption{.task = TaskKind::caption, .pixels = pixels};
   drawing.task = TaskKind::generate, drawing.sampling.steps = 1;
-  const Index drawings = std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size());
-  // These come first: all tasks share the dispatchers' buffers, which cannot grow once the predictor has
-  // planned its memory.
-  if (captions_) plan_step(caption, limits.jobs);
-  if (images_) plan_step(drawing, drawings);
   if (predictor_) {
-    const Index image = predictor_->image_tokens();
-    const Index rows = std::max(limits.rows, sizes.max_length + image);
-    planned_ = predictor_->plan(limits.jobs, rows);
     query.tokens.resize(facts_.texts ? query.tokens.size() : 0);
     if (image > 0) query.pixels = pixels;
     warm(query, std::clamp<Index>(rows / (std::ssize(query.tokens) + image), 1, limits.jobs));
   }
-  if (captions_) warm(caption, limits.jobs);
-  if (images_) warm(drawing, drawings);
-}
-
-// Runs a planning step of `count` copies of the query, from which the dispatchers learn what buffers they
-// need.
-void ModelEngine::plan_step(const Query& query, Index count) {
-  const auto set_planning = [&](bool planning) {
-    if (captions_) captions_->set_planning(planning);
-    if (images_) images_->set_planning(planning);
-  };
-  Job job(query);
-  set_planning(true);
-  compute_step(begin_round(std::vector<Job*>(static_cast<std::size_t>(count), &job)));
-  set_planning(false);
+  if (captions_) warm({.task = TaskKind::caption, .pixels = pixels}, limits.jobs);
+  if (images_) warm(drawing, std::max<Index>(limits.jobs, ImageSampler::kImages * grid_.world().size()));
 }
 
 void ModelEngine::warm(const Query& query, Index count) {

@@ -42,7 +42,6 @@ class ModelEngine : public Engine {
   struct Round;
   void choose_tasks(const std::vector<std::string>& wanted);
   void plan(const BatchLimits& limits);
-  void plan_step(const Query& query, Index count);
   void warm(const Query& query, Index count);
   Round& round_of(TaskKind task) { return takes_steps(task) ? *in_steps_ : *at_once_; }
   Round& begin_round(std::span<Job* const> jobs);

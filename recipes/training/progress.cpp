@@ -119,14 +119,16 @@ void format_line(fmt::memory_buffer& out, const StepReport& report) {
     if (task.accuracy) append(out, "  acc {:.3f}", *task.accuracy);
   }
   append(out, "  lr {:.1e}  tokens/s {:.0f}", report.learning_rate, report.tokens_per_second);
-  append(out, "  utilization {:.2f}  moe {:.1f} ms", report.utilization(), report.moe_milliseconds());
+  append(out, "  utilization {:.2f}", report.utilization());
+  if (report.timed) append(out, "  moe {:.1f} ms", report.moe_milliseconds());
   const std::size_t before = out.size();
   append_text(out, "  eta ");
   if (!append_time_left(out, report)) out.resize(before);
   for (std::size_t i = 0; i < report.layers.size(); ++i) {
     const MoeLayerReport& layer = report.layers[i];
-    append(out, "  [layer {}: utilization {:.2f} moe {:.1f} ms load", i, layer.utilization,
-           layer.milliseconds);
+    append(out, "  [layer {}: utilization {:.2f}", i, layer.utilization);
+    if (report.timed) append(out, " moe {:.1f} ms", layer.milliseconds);
+    append_text(out, " load");
     for (const double load : layer.load) append(out, " {:.2f}", load);
     append_text(out, "]");
   }

@@ -36,6 +36,9 @@ struct StepReport {
   double seconds_per_step = 0.0;   ///< for the estimate of the time left
   std::span<const TaskReport> tasks;
   std::span<const MoeLayerReport> layers;
+  /// Whether the layers' milliseconds have a meaning; on a device, where the host only queues work, they do
+  /// not.
+  bool timed = true;
 
   double utilization() const;       ///< mean over the layers; 1 without any
   double moe_milliseconds() const;  ///< sum over the layers
@@ -43,7 +46,8 @@ struct StepReport {
 
 /// Appends "step 120/680  epoch 1.80  loss 1.234  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.93 moe
 /// 8.1 ms  eta 3m12s  [layer 0: utilization 0.93 moe 4.1 ms load 0.80 1.10 ...]  [layer 1: ...]"; with
-/// several tasks, "classify loss 1.234  acc 0.712  caption loss 2.345 ...". No newline.
+/// several tasks, "classify loss 1.234  acc 0.712  caption loss 2.345 ..."; without "moe 8.1 ms" if layers
+/// are not timed. No newline.
 void format_line(fmt::memory_buffer& out, const StepReport& report);
 /// Appends a bar and the most important figures that fit into `columns`, ASCII only; no newline.
 void format_bar(fmt::memory_buffer& out, const StepReport& report, int columns, bool colour);

@@ -73,6 +73,7 @@ StepReport StepSums::report(StepReport report) {
   report.seconds_per_step = seconds / steps;
   report.tasks = tasks;
   report.layers = layers;
+  report.timed = timed;
   return report;
 }
 
@@ -94,6 +95,7 @@ std::span<const Metric> StepSums::as_metrics(const StepReport& report, std::opti
   for (std::size_t l = 0; l < layers.size(); ++l) {
     metrics.emplace_back(layer_names[l].load, layers[l].load);
     metrics.emplace_back(layer_names[l].utilization, layers[l].utilization);
+    if (!timed) continue;
     metrics.emplace_back(layer_names[l].milliseconds, layers[l].milliseconds);
     metrics.emplace_back(layer_names[l].balancing,
                          1e3 * balancing_seconds[l] / static_cast<double>(window_steps));

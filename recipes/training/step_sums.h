@@ -58,6 +58,7 @@ struct StepSums {
   std::int64_t saves = 0;  // of this run
   double all_save_seconds = 0;
   bool stop = false;
+  bool timed = true;  // whether layers' times have a meaning; see StepReport
 
   /// Allocates all members. Before that, in a planning run, the message is empty. The names of tasks must
   /// outlive this object.

@@ -65,6 +65,7 @@ void Trainer::plan_memory() {
   std::vector<std::string_view> names;
   for (const TrainedTask& one : tasks_) names.push_back(one.task->name());
   sums_.lay_out(layers_, names, recipe_.moe.experts);
+  sums_.timed = grid_.device() == Device::cpu;
 }
 
 }  // namespace conclave

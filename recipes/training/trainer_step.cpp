@@ -59,15 +59,17 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   if (privacy_)
     tape.tell_examples_apart(apart.emplace(activations_, batch.global_sequences, batch.first_sequence));
   const TaskOutput output = (*tasks_[number].task)(tape, context, input);
+  const TaskOutput::Losses losses = output.losses_of_terms(tape, accumulate);
+  if (last) reducer_.arm();
+  tape.backward(losses);
+  // On a device, the host waits for this sum, so backward is queued before. It changes no forward output that
+  // first_non_finite() reads; add_clipped() does, with privacy.
   const double loss = kernels::sum(output.losses);
   if (!privacy_ && !std::isfinite(loss) && problem_.empty()) {
     const char* function = tape.first_non_finite();
     problem_ = fmt::format("rank {}: first in {} ({})", grid_.world().rank(), tape.non_finite_scope(),
                            function ? function : "loss");
   }
-  const TaskOutput::Losses losses = output.losses_of_terms(tape, accumulate);
-  if (last) reducer_.arm();
-  tape.backward(losses);
   if (apart) privacy_->add_clipped(*apart);
 
   for (const auto& [name, layer] : layers_)

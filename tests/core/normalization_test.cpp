@@ -98,6 +98,16 @@ TEMPLATE_TEST_CASE("cross entropy agrees with its formula, smoothed or not", "[k
   }
 }
 
+TEMPLATE_TEST_CASE("no label of logits with a NaN counts as correct", "[kernels]", float, double) {
+  const TestType nan = std::numeric_limits<TestType>::quiet_NaN();
+  const DType dtype = dtype_of<TestType>;
+  const Tensor x = Tensor::of<TestType>({4, 3}, {nan, 1, 3, nan, 1, 3, 1, nan, 3, 1, 2, 3});
+  const Tensor correct = Tensor::empty({4}, DType::u8);
+  cross_entropy(x, Tensor::of<std::int32_t>({4}, {0, 2, 2, 2}), 0, Tensor::empty({4}, dtype), x.clone(),
+                correct);
+  CHECK(same_bits(correct, Tensor::of<std::uint8_t>({4}, {0, 0, 0, 1})));
+}
+
 TEST_CASE("cross entropy refuses labels that are not a class", "[kernels]") {
   const Tensor x = Tensor::zeros({2, 3}), losses = Tensor::zeros({2}),
                correct = Tensor::zeros({2}, DType::u8);

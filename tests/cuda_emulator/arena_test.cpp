@@ -2,6 +2,7 @@
 #include "core/arena.h"
 
 #include <catch2/catch.hpp>
+#include <limits>
 
 #include "core/cuda/memory.h"
 #include "tests/cuda_emulator/emulator.h"
@@ -66,6 +67,26 @@ TEST_CASE("a device arena plans within free memory and allocates one block", "[a
   CHECK_THROWS_WITH(Arena("parameters", 0, Device::cuda).seal_for(std::size_t{90} << 20),
                     "arena parameters: the device has 80.0 MiB free, and 90.0 MiB are needed");
   emulator::set_memory(std::size_t{4} << 30);
+}
+
+TEST_CASE("memory beside a device is pinned, or ordinary if the system refuses that", "[arena]") {
+  const Tensor there = cuda::to_device(Tensor::of<float>({3}, {1, 2, 3}));
+  const auto pageable_copies = [&](Device device) {
+    const Tensor here = Tensor::zeros_beside(device, {3});
+    CHECK((here.device() == Device::cpu && here.data<float>()[2] == 0));
+    const std::size_t before = emulator::counters().pageable_copies;
+    here.copy_from(there);
+    CHECK(here.data<float>()[2] == 3);
+    return emulator::counters().pageable_copies - before;
+  };
+  const std::size_t pinned = emulator::counters().pinned_bytes;
+  CHECK(pageable_copies(Device::cuda) == 0);
+  CHECK(pageable_copies(Device::cpu) == 1);
+  emulator::set_pinned_memory(pinned);
+  CHECK(pageable_copies(Device::cuda) == 1);
+  emulator::set_pinned_memory(std::numeric_limits<std::size_t>::max());
+  CHECK(emulator::counters().pinned_bytes == pinned);
+  CHECK(Tensor::zeros_beside(Device::cuda, {0}).numel() == 0);
 }
 
 }  // namespace

@@ -118,7 +118,7 @@ Problem problem_of(const std::string& doing, cudnnTensorDescriptor_t x, cudnnFil
 }
 
 // The answers of the heuristics: a fast algorithm with a huge workspace, for the backward directions one
-// whose sums have no fixed order, and one that always works.
+// whose sums have no fixed order, one with a workspace, and forward a slow one without.
 struct Candidate {
   int algorithm;
   std::size_t workspace;
@@ -131,7 +131,8 @@ std::vector<Candidate> candidates(Direction direction, const Problem& problem) {
   switch (direction) {
     case Direction::forward:
       return {{CUDNN_CONVOLUTION_FWD_ALGO_FFT, kTooMuch, CUDNN_DETERMINISTIC},
-              {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM, needed, CUDNN_DETERMINISTIC}};
+              {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM, needed, CUDNN_DETERMINISTIC},
+              {CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM, 0, CUDNN_DETERMINISTIC}};
     case Direction::data:
       return {{CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT, kTooMuch, CUDNN_DETERMINISTIC},
               {CUDNN_CONVOLUTION_BWD_DATA_ALGO_0, needed, CUDNN_NON_DETERMINISTIC},

@@ -221,14 +221,41 @@ TEST_CASE("a mistake in a convolution becomes an Error that describes it") {
   CHECK_THROWS_WITH(convolve("square", many),
                     Contains("square: cuDNN takes no tensor of 4294967296 elements"));
   many.images = Index{1} << 24;  // so many that every workspace is larger than allowed
-  CHECK_THROWS_WITH(convolve("square", many),
+  CHECK_THROWS_WITH(convolve_backward_input("square", many),
                     Contains("square: cuDNN has no deterministic algorithm for") &&
-                        Contains("16777216 images of 4 x 4, 1 channels to 1, of f32"));
+                        Contains("16777216 images of 4 x 4, 1 channels to 1, of f32") &&
+                        Contains(" of workspace"));
   cuda::Convolution<float> other = square(values, weight, y);
   other.out_width = 3;
   CHECK_THROWS_WITH(convolve("square", other), Contains("square: cuDNN says: cudnnGetConvolution"));
   CHECK_THAT(emulator::take_report(), Contains("is no [1, 1, 4, 3]"));
   CHECK_NOTHROW(convolve("square", square(values, weight, y)));
+}
+
+TEST_CASE("a convolution whose workspace does not fit the device takes an algorithm with less") {
+  constexpr Index kImages = Index{1} << 17;
+  const Tensor x = cuda::empty_on_device({16 * kImages}), weight = cuda::to_device(ramp(1)),
+               y = cuda::empty_on_device({16 * kImages});
+  x.fill(3);
+  weight.fill(2);
+  cuda::Convolution<float> many = square(x, weight, y);
+  many.images = kImages;
+  const auto planned = [&] {
+    const std::size_t before = emulator::counters().algorithms;
+    convolve("square", many);
+    CHECK(cuda::to_host(y).data<float>()[16 * kImages - 1] == 6);
+    return emulator::counters().algorithms - before;
+  };
+  emulator::set_memory(emulator::counters().live_bytes +
+                       (std::size_t{2} << 20));  // 16 MiB would be asked for
+  CHECK(planned() == 2);
+  emulator::set_memory(std::size_t{4} << 30);
+  CHECK(planned() == 0);
+  many.images = kImages / 2 + 1;  // another plan, which now does not ask for so much
+  emulator::set_memory(emulator::counters().live_bytes + (std::size_t{2} << 20));
+  convolve("square", many);
+  CHECK(emulator::take_report() == "");
+  emulator::set_memory(std::size_t{4} << 30);
 }
 
 TEST_CASE("a convolution is planned once per shape and rounds to TF32 on request") {

@@ -93,6 +93,10 @@ void set_memory(std::size_t bytes);
 /// Sets the limit of pinned host memory; there is none at the start.
 void set_pinned_memory(std::size_t bytes);
 
+/// Sets the shared memory that a block may have: 227 KiB at the start and at most, as of compute
+/// capability 9.0.
+void set_shared_memory(std::size_t bytes);
+
 /// From now on, of the host calls that may fail, number `call` (from 1) fails with the report "the device
 /// broke". 0: none fails.
 void break_at(std::size_t call);

@@ -130,6 +130,27 @@ TEST_CASE("attention on the device refuses too large heads") {
                     "attention: heads of 257 elements, at most 256 on a CUDA device");
 }
 
+TEMPLATE_TEST_CASE("attention on a device with 99 KiB of shared memory", "", float, double) {
+  emulator::set_shared_memory(std::size_t{99} << 10);
+  for (const Index head_size : {72, 200}) {
+    if (head_size > 128 && dtype_of<TestType> == DType::f64) continue;  // refused below
+    for (const AttentionMask mask : {AttentionMask::none, AttentionMask::causal})
+      compare_attention<TestType>(offsets_of({33, 0, 18}), offsets_of({20, 2, 35}), head_size, {1, mask});
+  }
+  emulator::set_shared_memory(std::size_t{227} << 10);
+}
+
+TEST_CASE("attention on the device says which heads have too little shared memory") {
+  emulator::set_shared_memory(std::size_t{99} << 10);
+  const Tensor qkv = empty_on_device({4, 3 * 200}, DType::f64), out = empty_on_device({4, 200}, DType::f64),
+               lse = empty_on_device({4, 1}, DType::f64), offsets = to_device(offsets_of({4}));
+  CHECK_THROWS_WITH(
+      attention(qkv, offsets, {}, out, lse),
+      "attention: heads of 200 elements of f64 need more than the 99.0 KiB of shared memory that "
+      "this device gives a block; raise model.heads, which makes heads smaller");
+  emulator::set_shared_memory(std::size_t{227} << 10);
+}
+
 TEMPLATE_TEST_CASE("lstm on the device agrees with the processor", "", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;

@@ -99,6 +99,7 @@ Past& past_of_host = *new Past;  // work that the host has waited for
 std::string& report = *new std::string;
 // Bytes of dynamic shared memory that cudaFuncSetAttribute allowed, by kernel.
 auto& allowed_shared = *new std::map<const void*, std::size_t>;
+std::size_t shared_limit = kMostShared;             // for a block, of both kinds
 thread_local cudaError_t last_error = cudaSuccess;  // the last error that is not a report
 thread_local bool queues = false;                   // whether this thread has queued work
 thread_local int captures = 0;                      // number of streams that this thread captures
@@ -354,6 +355,11 @@ Counters counters() {
   return counts;
 }
 
+void set_shared_memory(std::size_t bytes) {
+  const std::lock_guard lock(mutex);
+  shared_limit = std::min(bytes, kMostShared);
+}
+
 void break_at(std::size_t call) {
   const std::lock_guard lock(mutex);
   calls_until_broken = call;
@@ -393,7 +399,7 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
   const auto allowed = allowed_shared.find(kernel);
   const std::size_t most = allowed == allowed_shared.end() ? 0 : allowed->second;
   const std::size_t own = static_shared_bytes(name), dynamic = config.dynamicSmemBytes;
-  if ((own + dynamic + kSharedOfFunctions > kStaticShared && dynamic > most) || own + dynamic > kMostShared)
+  if ((own + dynamic + kSharedOfFunctions > kStaticShared && dynamic > most) || own + dynamic > shared_limit)
     return refuse(cudaErrorInvalidValue);
   // A shared_ptr, because std::function must be copyable.
   return conclave::emulator::call([&, shared = std::shared_ptr<const KernelCall>(std::move(call))] {
@@ -404,7 +410,7 @@ cudaError_t queue_kernel(const cudaLaunchConfig_t& config, const void* kernel,
 
 cudaError_t allow_shared(const void* kernel, int bytes) {
   const std::lock_guard lock(mutex);
-  if (bytes < 0 || static_shared_bytes(mangled_name(kernel)) + static_cast<std::size_t>(bytes) > kMostShared)
+  if (bytes < 0 || static_shared_bytes(mangled_name(kernel)) + static_cast<std::size_t>(bytes) > shared_limit)
     return refuse(cudaErrorInvalidValue);
   allowed_shared[kernel] = static_cast<std::size_t>(bytes);
   return status();
@@ -523,7 +529,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::strcpy(properties->name, "emulated device");
   properties->totalGlobalMem = free_and_total().second;
   properties->sharedMemPerBlock = kStaticShared;
-  properties->sharedMemPerBlockOptin = kMostShared;
+  properties->sharedMemPerBlockOptin = shared_limit;
   properties->warpSize = static_cast<int>(kWarp);
   properties->maxThreadsPerBlock = 1024;
   properties->major = 9;

@@ -64,6 +64,15 @@ TEST_CASE("a log line has all figures, and for each layer utilization, time and 
         "[layer 1: utilization 0.93 moe 5.0 ms load 0.80 1.20 1.00]");
 }
 
+TEST_CASE("a log line has no times of layers where they are not measured", "[progress]") {
+  StepReport untimed = report();
+  untimed.timed = false;
+  CHECK(line(untimed) ==
+        "step 120/680  epoch 1.76  loss 1.2345  acc 0.712  lr 9.8e-04  tokens/s 21340  utilization 0.88  eta "
+        "3m12s  [layer 0: utilization 0.83 load 0.80 1.20 1.00]  [layer 1: utilization 0.93 load 0.80 1.20 "
+        "1.00]");
+}
+
 TEST_CASE("lines of several tasks have names, without tasks that took no step", "[progress]") {
   const std::array<TaskReport, 3> tasks = {kTasks[0], TaskReport{"caption", false, 7, 0.5},
                                            TaskReport{"generate", true, 0.25, {}}};
