@@ -87,9 +87,9 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
         "{}: {} already has a certificate; to replace it, add --renew {}", file, site, site);
     require(has_name(arguments.key_sha256, request.key_sha256),
             "{0}: it is for the key with SHA-256 {1}{2}. Ask {3} by telephone whether `conclave federate "
-            "request` printed the same there; if so, add --key_sha256 {1}, and else do not sign it",
+            "request` printed the same there; if so, add --key-sha256 {1}, and else do not sign it",
             file, request.key_sha256,
-            arguments.key_sha256.empty() ? "" : ", which --key_sha256 does not name", site);
+            arguments.key_sha256.empty() ? "" : ", which --key-sha256 does not name", site);
     require(requests.emplace(site, std::move(request)).second, "{}: the second request of {}; give one", file,
             site);
   }
