@@ -350,6 +350,9 @@ struct Coordinator::Parts {
 
   void tell(const RoundBoard::Progress& progress) {
     write_metrics(progress.updates);
+    if (progress.reminds)
+      say(fmt::format("round {} of {} waits: {} of {} updates came", round + 1, options.rounds,
+                      progress.updates, strategy->buffer_size()));
     if (!progress.overdue) return;
     const std::size_t absent = progress.missing.size(), named = std::min(absent, kMostNamed);
     if (absent > named && long_line && seconds_since(*long_line) < kBetweenLongLines) return;

@@ -313,36 +313,40 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
   recipe.privacy.ledger.clear();  // a site's ledger counts rounds, not training steps
-  require(
+  settings::Checker check(site.origin, name);
+  check.require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
-      "{}: privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "
+      {"privacy.epsilon"},
+      "privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "
       "set both",
-      name, recipe.privacy.epsilon);
-  require(
+      recipe.privacy.epsilon);
+  check.require(
       recipe.privacy.is_on() || rounds.is_on() ||
           (site.privacy.epsilon == 0 && site.privacy.noise_multiplier == 0),
-      "{}: this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
+      {"privacy.epsilon", "privacy.noise_multiplier"},
+      "this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
       "have no noise; leave both out, or take no part",
-      name, site.privacy.epsilon, site.privacy.noise_multiplier);
-  require(!rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
-          "{}: privacy.noise_multiplier = {} is more than the federation's {}, to which each site adds a "
-          "part; lower it, or take no part",
-          name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
+      site.privacy.epsilon, site.privacy.noise_multiplier);
+  check.require(!rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
+                {"privacy.noise_multiplier"},
+                "privacy.noise_multiplier = {} is more than the federation's {}, to which each site adds a "
+                "part; lower it, or take no part",
+                recipe.privacy.noise_multiplier, rounds.noise_multiplier);
   if (within_sites) {
-    require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
-            "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "
-            "leave it "
-            "out, or take no part",
-            name);
+    check.require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
+                  {"privacy.unit"},
+                  "privacy.unit = \"client\" at this site, where the federation hides single records only; "
+                  "leave it out, or take no part");
     recipe.privacy.unit = to_string(rounds.unit);
     recipe.privacy.clip_norm = rounds.clip_norm;
     recipe.privacy.rate = rounds.rate;
     recipe.privacy.noise_multiplier = rounds.noise_multiplier;
   }
-  require(recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
-          "{}: the federation protects clients, and only this site may say which client a row belongs to; "
-          "name the column in this site's data.client_column",
-          name);
+  check.require(recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
+                {"data.client_column"},
+                "the federation protects clients, and only this site may say which client a row belongs to; "
+                "name the column in this site's data.client_column");
+  check.finish();
   check_recipe(recipe, name);
   check_trained(recipe, name);
   return recipe;

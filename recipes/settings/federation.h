@@ -172,8 +172,8 @@ void expect_counted_in_rounds(const Recipe& recipe);
 /// The recipe that a site trains the federation's model by. `model` is the recipe in the federation's
 /// `checkpoint`, which gives the initial weights and the tokenizer. Nothing in it that refers to this
 /// machine's files or programs is taken over. Where the rounds protect records or clients, the recipe gets
-/// the same unit. Throws Error if the site's settings contradict the federation's; `name` stands for
-/// site.toml.
+/// the same unit. Throws RecipeError if the site's settings contradict the federation's; `name`
+/// stands for site.toml.
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
                    const RoundPrivacy& rounds, const std::string& name);
 
