@@ -59,6 +59,8 @@ struct Block {
 struct SiteRules {
   double proximal = 0;           ///< mu: add mu / 2 |w - global|^2 to the loss (Li et al. 2020, eq. 2)
   bool control_variate = false;  ///< correct gradients by a control variate, and send its change
+
+  bool operator==(const SiteRules&) const = default;
 };
 
 /// What a kind of strategy needs of the rounds and of the sites, known before there is a model or an option.
