@@ -18,6 +18,10 @@
 namespace conclave {
 namespace {
 
+constexpr const char* kRegistrations =
+    "a CONCLAVE_REGISTER_EXPERT(...), CONCLAVE_REGISTER_ROUTER(...), CONCLAVE_REGISTER_BALANCER(...) or "
+    "CONCLAVE_REGISTER_STRATEGY(...)";
+
 using Registrations = std::vector<std::function<void(const std::string&)>>;
 
 // The registrations of the plug-in that is being loaded; null while none is.
@@ -41,9 +45,8 @@ void check_mark(const std::string& path) {
           path);
   const auto at = file.find(begin);
   require(at != std::string::npos,
-          "{}: is not a plug-in of Conclave's, it has no symbol conclave_plugin_abi; it needs a "
-          "CONCLAVE_REGISTER_EXPERT(...) of parallel/moe/expert.h",
-          path);
+          "{}: is not a plug-in of Conclave's, it has no symbol conclave_plugin_abi; it needs {}", path,
+          kRegistrations);
   const std::string_view mark(file.c_str() + at);  // up to the string's terminating zero
   require(
       mark == own,
@@ -109,7 +112,7 @@ void load_plugin(const std::string& path) {
     throw;
   }
   waiting() = nullptr;
-  require(!registrations.empty(), "{}: registers nothing; it needs a CONCLAVE_REGISTER_EXPERT(...)", path);
+  require(!registrations.empty(), "{}: registers nothing; it needs {}", path, kRegistrations);
   try {
     for (const auto& add : registrations) add(std::filesystem::path(file).filename().string());
   } catch (const Error& problem) {

@@ -190,6 +190,17 @@ std::string renewal_of(const std::string& name) {
                      name == kCoordinatorName ? "" : ", with --request if the site made its own key");
 }
 
+std::string refusal_reason(const CertificateInfo& info, std::int64_t now) {
+  if (info.not_after > now)
+    return "it is not in the list of those let in, as after it was revoked or renewed";
+  const auto end = static_cast<std::time_t>(info.not_after);
+  std::tm utc{};
+  gmtime_r(&end, &utc);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", &utc);
+  return fmt::format("it expired on {}", date);
+}
+
 std::optional<std::string> ExpiryNotice::due(std::int64_t now) {
   const std::int64_t left = info_.not_after - now;
   if (left > kNoticeDays * kDaySeconds || (told_ && now - *told_ < kDaySeconds)) return std::nullopt;

@@ -55,6 +55,10 @@ CertificateRequest request_certificate(const std::filesystem::path& folder, cons
 /// For messages: the command that renews a certificate, for the person who provisions the federation.
 std::string renewal_of(const std::string& name);
 
+/// Why a coordinator refuses a certificate, at `now`: "it expired on DATE", or it is not in the list of those
+/// let in.
+std::string refusal_reason(const CertificateInfo& info, std::int64_t now);
+
 /// Warns once a day, from two weeks before a certificate expires.
 class ExpiryNotice {
  public:

@@ -27,6 +27,8 @@ std::string_view to_string(Sharing sharing);
 struct SharingRule {
   std::string pattern;
   Sharing sharing = Sharing::shared;
+
+  bool operator==(const SharingRule&) const = default;
 };
 
 /// A parameter of the flat model, in which parameters are stored one after another.

@@ -194,11 +194,11 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& pati
     return all() && patience.everyone > 0 && received_.size() >= patience.everyone;
   };
   std::optional<std::size_t> told;  // number of updates at the last tell()
-  bool overdue = false;
+  bool overdue = false, reminds = false;
   const auto tell = [&] {
     told = received_.size();
     if (!patience.tell) return;
-    Progress progress{.updates = received_.size(), .missing = {}, .overdue = overdue};
+    Progress progress{.updates = received_.size(), .missing = {}, .overdue = overdue, .reminds = reminds};
     if (overdue) progress.missing = missing();
     lock.unlock();
     patience.tell(progress);
@@ -214,7 +214,11 @@ std::optional<std::vector<ReceivedUpdate>> RoundBoard::wait(const Patience& pati
     return false;
   };
   if (is_asynchronous()) {
-    while (!wait_until(Clock::now() + seconds(patience.remind), [&] { return !has_room(); })) continue;
+    while (!wait_until(Clock::now() + seconds(patience.remind), [&] { return !has_room(); })) {
+      reminds = true;
+      tell();
+      reminds = false;
+    }
   } else {
     const auto deadline = began + seconds(patience.deadline);
     wait_until(began + seconds(patience.gather), nobody_else);

@@ -111,15 +111,19 @@ class RoundBoard {
     std::size_t updates = 0;                ///< that have come
     std::vector<std::string> missing = {};  ///< if overdue: sites that joined the round, and did not deliver
     bool overdue = false;                   ///< the deadline is over, and there is no quorum
+    bool reminds = false;                   ///< an asynchronous round still waits; in intervals
   };
   struct Patience {
     std::size_t quorum = 1;    ///< updates that are needed
     std::size_t everyone = 0;  ///< updates that can come at most; 0: unknown
     double gather = 0;         ///< seconds for sites to join the round
     double deadline = 0;       ///< seconds for the sites that joined it
-    double remind = 300;       ///< seconds without an update after the deadline, until tell() is called again
+    /// Seconds without an update after the deadline, until tell() is called again; in an asynchronous round,
+    /// seconds between two reminders.
+    double remind = 300;
     /// Called at first and for every update that comes; without a quorum also at the deadline, and after it
-    /// in intervals. Called by wait()'s thread, which holds no lock.
+    /// in intervals; in an asynchronous round also in intervals. Called by wait()'s thread, which holds no
+    /// lock.
     std::function<void(const Progress&)> tell = {};
   };
   /// Waits for a synchronous round's updates until a quorum is there and, besides,

@@ -25,6 +25,7 @@ struct RoundPrivacy {
   double noise_multiplier = 0;  ///< standard deviation of the total noise, divided by clip_norm
   double delta = 1e-5;
 
+  bool operator==(const RoundPrivacy&) const = default;
   bool is_on() const { return unit != Unit::none; }
   /// Whether a round is a step of DP-SGD over units that are sampled within the sites.
   bool is_within_sites() const { return unit == Unit::record || unit == Unit::client; }

@@ -21,8 +21,8 @@ class FedAvg : public MeanStrategy {
 /// to the loss.
 class FedProx final : public FedAvg {
  public:
+  static constexpr StrategyTraits kTraits{.needs_mean_only = true, .proximal = true};
   FedProx(const StrategyOptions& options, std::size_t elements);
-  SiteRules site_rules() const override { return {.proximal = options_.proximal}; }
 };
 
 }  // namespace conclave

@@ -11,10 +11,9 @@ namespace conclave {
 
 class FedBuff final : public MeanStrategy {
  public:
+  static constexpr StrategyTraits kTraits{.asynchronous = true};
   /// The default of `server_rate`, eta_g, is 1.
   FedBuff(const StrategyOptions& options, std::size_t elements);
-  bool needs_mean_only() const override { return false; }
-  std::size_t buffer_size() const override { return static_cast<std::size_t>(options_.buffer); }
 
  protected:
   void prepare(const RoundUpdates& updates) override;

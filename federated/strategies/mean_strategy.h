@@ -10,8 +10,8 @@ namespace conclave {
 
 class MeanStrategy : public Strategy {
  public:
+  static constexpr StrategyTraits kTraits{.needs_mean_only = true};
   using Strategy::Strategy;
-  bool needs_mean_only() const override { return true; }
 
  protected:
   /// Allocates the shares and sets all factors to 1.

@@ -12,10 +12,9 @@ namespace conclave {
 
 class NormBound final : public MeanStrategy {
  public:
+  static constexpr StrategyTraits kTraits{.needs_norms = true};
   /// options.norm_bound is M. The default of `server_rate`, eta, is 1.
   NormBound(const StrategyOptions& options, std::size_t elements);
-  bool needs_mean_only() const override { return false; }
-  bool needs_norms() const override { return true; }
 
  protected:
   void prepare(const RoundUpdates& updates) override;

@@ -89,7 +89,7 @@ void aggregate_round(Strategy& strategy, const SharingPolicy& policy, std::span<
   }
   Blocks blocks(updates, elements, limits.memory);
   std::vector<double> lengths;
-  if (strategy.needs_norms()) lengths = norms(blocks, updates.size(), total);
+  if (strategy.traits().needs_norms) lengths = norms(blocks, updates.size(), total);
   strategy.begin_round({weights, staleness, lengths, limits.sites, limits.rate});
 
   std::vector<std::span<const float>> changes(updates.size());

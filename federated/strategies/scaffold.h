@@ -26,10 +26,9 @@ namespace conclave {
 
 class Scaffold final : public MeanStrategy {
  public:
+  static constexpr StrategyTraits kTraits{.needs_mean_only = true, .control_variate = true};
   /// options.sites is N. The default of `server_rate`, eta_g, is 1.
   Scaffold(const StrategyOptions& options, std::size_t elements);
-  std::size_t vectors() const override { return 2; }
-  SiteRules site_rules() const override { return {.control_variate = true}; }
 
  protected:
   void prepare(const RoundUpdates& updates) override;

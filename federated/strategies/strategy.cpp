@@ -14,34 +14,46 @@
 namespace conclave {
 namespace {
 
+// What is registered; callable, as Registry::make() wants a factory to be.
+struct StrategyKind {
+  StrategyFactory factory;
+  StrategyTraits traits;
+
+  std::unique_ptr<Strategy> operator()(const StrategyOptions& options, std::size_t elements) const {
+    return factory(options, elements);
+  }
+};
+
 template <class Kind>
-StrategyFactory factory() {
-  return [](const StrategyOptions& options, std::size_t elements) {
-    return std::make_unique<Kind>(options, elements);
-  };
+StrategyKind own_kind() {
+  return {[](const StrategyOptions& options, std::size_t elements) {
+            return std::make_unique<Kind>(options, elements);
+          },
+          Kind::kTraits};
 }
 
 template <AdaptiveServer::Rule rule>
-StrategyFactory adaptive() {
-  return [](const StrategyOptions& options, std::size_t elements) {
-    return std::make_unique<AdaptiveServer>(rule, options, elements);
-  };
+StrategyKind adaptive() {
+  return {[](const StrategyOptions& options, std::size_t elements) {
+            return std::make_unique<AdaptiveServer>(rule, options, elements);
+          },
+          AdaptiveServer::kTraits};
 }
 
 // Static in a function, so that it exists when initializers in other files register their kinds.
-Registry<StrategyFactory>& registry() {
+Registry<StrategyKind>& registry() {
   using Rule = AdaptiveServer::Rule;
-  static Registry<StrategyFactory> kinds("strategy", "a strategy",
-                                         {{"fedavg", factory<FedAvg>()},
-                                          {"fedprox", factory<FedProx>()},
-                                          {"fedadam", adaptive<Rule::adam>()},
-                                          {"fedyogi", adaptive<Rule::yogi>()},
-                                          {"fedadagrad", adaptive<Rule::adagrad>()},
-                                          {"scaffold", factory<Scaffold>()},
-                                          {"fedbuff", factory<FedBuff>()},
-                                          {"median", factory<Median>()},
-                                          {"trimmed_mean", factory<TrimmedMean>()},
-                                          {"norm_bound", factory<NormBound>()}});
+  static Registry<StrategyKind> kinds("strategy", "a strategy",
+                                      {{"fedavg", own_kind<FedAvg>()},
+                                       {"fedprox", own_kind<FedProx>()},
+                                       {"fedadam", adaptive<Rule::adam>()},
+                                       {"fedyogi", adaptive<Rule::yogi>()},
+                                       {"fedadagrad", adaptive<Rule::adagrad>()},
+                                       {"scaffold", own_kind<Scaffold>()},
+                                       {"fedbuff", own_kind<FedBuff>()},
+                                       {"median", own_kind<Median>()},
+                                       {"trimmed_mean", own_kind<TrimmedMean>()},
+                                       {"norm_bound", own_kind<NormBound>()}});
   return kinds;
 }
 
@@ -69,7 +81,7 @@ void Strategy::begin_round(const RoundUpdates& updates) {
   require(std::ranges::any_of(updates.weights, [](double weight) { return weight > 0; }),
           "{}: all {} updates have weight 0", name(), count);
   if (!updates.staleness.empty()) expect_possible("staleness", updates.staleness, count);
-  if (needs_norms()) expect_possible("norm", updates.norms, count);
+  if (traits_.needs_norms) expect_possible("norm", updates.norms, count);
   require(std::isfinite(updates.rate) && updates.rate >= 0, "{}: a rate of {}", name(), updates.rate);
   weights_.assign(updates.weights.begin(), updates.weights.end());
   rate_ = updates.rate;
@@ -97,12 +109,26 @@ void Strategy::aggregate(const Block& block) {
     aggregate_block(checked);
 }
 
-StrategyRegistration::StrategyRegistration(const std::string& name, StrategyFactory factory, const char*) {
-  register_kind([=](const std::string& plugin) { registry().add(name, factory, plugin); });
+StrategyRegistration::StrategyRegistration(const std::string& name, StrategyFactory factory,
+                                           const StrategyTraits& traits, const char*) {
+  register_kind([=](const std::string& plugin) {
+    require(
+        !traits.asynchronous || !traits.control_variate,
+        "strategy '{}': its traits say asynchronous and control_variate; control variates need synchronous "
+        "rounds",
+        name);
+    registry().add(name, {factory, traits}, plugin);
+  });
 }
 
 std::unique_ptr<Strategy> make_strategy(const StrategyOptions& options, std::size_t elements) {
-  return registry().make(options.name, options, elements);
+  auto strategy = registry().make(options.name, options, elements);
+  strategy->traits_ = strategy_traits(options.name);
+  return strategy;
+}
+
+const StrategyTraits& strategy_traits(const std::string& name) {
+  return registry().find(name).factory.traits;
 }
 
 std::vector<std::string> strategy_kinds() { return registry().names(); }

@@ -4,7 +4,7 @@
 // (federated/strategies/round.h does that). What a strategy must know about whole updates is passed before
 // the first block. A new kind is one subclass and one registration:
 //
-//   struct MyStrategy : Strategy { ... };
+//   struct MyStrategy : Strategy { static constexpr StrategyTraits kTraits{...}; ... };
 //   CONCLAVE_REGISTER_STRATEGY("mine", MyStrategy);
 #pragma once
 
@@ -40,7 +40,7 @@ struct StrategyOptions {
 struct RoundUpdates {
   std::span<const double> weights;         ///< [updates] examples that each was trained on
   std::span<const double> staleness = {};  ///< [updates] rounds since the site got its model; empty: 0
-  std::span<const double> norms = {};  ///< [updates] Euclidean norms; empty unless the strategy needs_norms()
+  std::span<const double> norms = {};  ///< [updates] Euclidean norms; empty unless the strategy needs_norms
   std::size_t sites = 0;               ///< number that took part; 0: as many as updates
   double rate = 1;                     ///< factor of server_rate
 };
@@ -59,10 +59,35 @@ struct Block {
 struct SiteRules {
   double proximal = 0;           ///< mu: add mu / 2 |w - global|^2 to the loss (Li et al. 2020, eq. 2)
   bool control_variate = false;  ///< correct gradients by a control variate, and send its change
+
+  bool operator==(const SiteRules&) const = default;
 };
 
+/// What a kind of strategy needs of the rounds and of the sites, known before there is a model or an option.
+/// Each kind says it in a static member kTraits, which hides that of its base.
+struct StrategyTraits {
+  /// The weighted mean of the updates is all that is needed: then the strategy works under secure aggregation
+  /// and in simulations, unless it needs what is below.
+  bool needs_mean_only = false;
+  bool needs_norms = false;   ///< the norms of the updates must be known before a round
+  bool asynchronous = false;  ///< options.buffer updates, from any sites, end a round
+  bool proximal = false;      ///< sites stay near the global model: SiteRules::proximal is options.proximal
+  /// SiteRules::control_variate. The global vector is then twice as long as the model: the model, followed by
+  /// the control variate. Not for asynchronous rounds.
+  bool control_variate = false;
+
+  SiteRules rules(const StrategyOptions& options) const {
+    return {.proximal = proximal ? options.proximal : 0, .control_variate = control_variate};
+  }
+  /// Whether what sites send may be summed up before the coordinator sees it.
+  bool works_on_sums() const { return needs_mean_only && !asynchronous && !control_variate; }
+};
+
+/// Made by make_strategy(), which sets traits().
 class Strategy {
  public:
+  static constexpr StrategyTraits kTraits{};  // a strategy that looks at each update of a synchronous round
+
   /// For a model of `elements`; throws Error if an option is out of range.
   Strategy(const StrategyOptions& options, std::size_t elements);
   virtual ~Strategy() = default;
@@ -70,19 +95,17 @@ class Strategy {
   Strategy& operator=(const Strategy&) = delete;
 
   const std::string& name() const { return options_.name; }
+  const StrategyTraits& traits() const { return traits_; }
   /// Number of vectors in the global vector, each as long as the model: the model, followed by what else
   /// sites receive and change. All of it is checkpointed with the model.
-  virtual std::size_t vectors() const { return 1; }
+  std::size_t vectors() const { return traits_.control_variate ? 2 : 1; }
   std::size_t elements() const { return elements_; }
 
-  /// Whether the weighted mean of the updates is all that is needed: then the strategy works under secure
-  /// aggregation.
-  virtual bool needs_mean_only() const = 0;
-  /// Whether the norms of the updates must be known before a round.
-  virtual bool needs_norms() const { return false; }
   /// Number of updates, from any sites, that end an asynchronous round. 0: synchronous.
-  virtual std::size_t buffer_size() const { return 0; }
-  virtual SiteRules site_rules() const { return {}; }
+  std::size_t buffer_size() const {
+    return traits_.asynchronous ? static_cast<std::size_t>(options_.buffer) : 0;
+  }
+  SiteRules site_rules() const { return traits_.rules(options_); }
 
   /// Throws Error if there are no updates, or, naming the update by its number, if one of its numbers is
   /// impossible.
@@ -110,6 +133,9 @@ class Strategy {
   const StrategyOptions options_;
 
  private:
+  friend std::unique_ptr<Strategy> make_strategy(const StrategyOptions& options, std::size_t elements);
+
+  StrategyTraits traits_;
   std::size_t elements_;
   std::vector<double> weights_;  // the round's
   double rate_ = 1;
@@ -127,23 +153,27 @@ using StrategyFactory =
 ///   median, trimmed_mean            robust, element by element (strategies/trimmed_mean.h)
 ///   norm_bound                      robust, by shortening long updates (strategies/norm_bound.h)
 struct StrategyRegistration {
-  StrategyRegistration(const std::string& name, StrategyFactory factory,
+  StrategyRegistration(const std::string& name, StrategyFactory factory, const StrategyTraits& traits,
                        const char* mark = conclave_plugin_abi);
 };
 
-/// At namespace scope: CONCLAVE_REGISTER_STRATEGY("mine", MyStrategy); for `struct MyStrategy : Strategy`.
+/// At namespace scope: CONCLAVE_REGISTER_STRATEGY("mine", MyStrategy); for `struct MyStrategy : Strategy`
+/// (or : MeanStrategy) with the constructor MyStrategy(const StrategyOptions& options, std::size_t elements).
 #define CONCLAVE_REGISTER_STRATEGY(name, Kind)                                             \
   static const ::conclave::StrategyRegistration CONCLAVE_UNIQUE_NAME(conclave_strategy_) { \
     name,                                                                                  \
         [](const ::conclave::StrategyOptions& options,                                     \
            std::size_t elements) -> std::unique_ptr<::conclave::Strategy> {                \
           return std::make_unique<Kind>(options, elements);                                \
-        }                                                                                  \
+        },                                                                                 \
+        Kind::kTraits                                                                      \
   }
 
 /// Makes the strategy options.name for a model of `elements`. Throws Error on an unknown name, with a list of
 /// the known ones, and if an option is out of range.
 std::unique_ptr<Strategy> make_strategy(const StrategyOptions& options, std::size_t elements);
+/// Throws Error, listing the known kinds, if `name` is unknown.
+const StrategyTraits& strategy_traits(const std::string& name);
 std::vector<std::string> strategy_kinds();
 
 }  // namespace conclave

@@ -14,7 +14,6 @@ class TrimmedMean : public Strategy {
  public:
   TrimmedMean(const StrategyOptions& options, std::size_t elements)
       : TrimmedMean(options, elements, options.trimmed) {}
-  bool needs_mean_only() const override { return false; }
 
  protected:
   /// `share` of the sites is cut off at either end; from 0 to 0.5.

@@ -68,7 +68,7 @@ struct Coordinator::Parts {
         secure(options.directory, database, board, options.secure, say),
         service(board, options.secure.enabled ? &secure : nullptr, allowed,
                 {.steps = options.local_steps,
-                 .rules = make_strategy(options.strategy, 1)->site_rules(),
+                 .rules = strategy_traits(options.strategy.name).rules(options.strategy),
                  .sharing = options.sharing,
                  .most_examples = options.secure.most_examples,
                  .privacy = options.secure.privacy},
@@ -99,7 +99,7 @@ struct Coordinator::Parts {
     }
     // A new federation begins without a control variate, whatever its first checkpoint has, because its sites
     // have none.
-    const bool by_control = make_strategy(options.strategy, 1)->site_rules().control_variate;
+    const bool by_control = strategy_traits(options.strategy.name).control_variate;
     model.emplace(newest,
                   !by_control ? ControlVariate::none
                   : anew      ? ControlVariate::zero
@@ -117,12 +117,8 @@ struct Coordinator::Parts {
           check_sums(options.secure, policy->exchanged_elements(), sites);
     options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
-    require(strategy->vectors() == (by_control ? 2 : 1) && (!by_control || strategy->buffer_size() == 0),
-            "strategy {}: the coordinator supports sites that send an update and, in synchronous rounds "
-            "only, the change of a control variate with it",
-            strategy->name());
     require(
-        !options.secure.enabled || (strategy->needs_mean_only() && !by_control && policy->experts().empty()),
+        !options.secure.enabled || (strategy->traits().works_on_sums() && policy->experts().empty()),
         "strategy {}: secure aggregation provides only the mean of the updates, in which all parameters of a "
         "site have the same weight",
         strategy->name());
@@ -354,6 +350,9 @@ struct Coordinator::Parts {
 
   void tell(const RoundBoard::Progress& progress) {
     write_metrics(progress.updates);
+    if (progress.reminds)
+      say(fmt::format("round {} of {} waits: {} of {} updates came", round + 1, options.rounds,
+                      progress.updates, strategy->buffer_size()));
     if (!progress.overdue) return;
     const std::size_t absent = progress.missing.size(), named = std::min(absent, kMostNamed);
     if (absent > named && long_line && seconds_since(*long_line) < kBetweenLongLines) return;
@@ -433,7 +432,7 @@ struct Coordinator::Parts {
   // Keeps what the last round's updates report, for metrics.prom, and returns the means of their metrics,
   // weighted as the strategy weighs the sites' updates.
   std::map<std::string, double> note_reports(const std::vector<ReceivedUpdate>& updates) {
-    const bool robust = !strategy->needs_mean_only() && strategy->buffer_size() == 0;
+    const bool robust = !strategy->traits().needs_mean_only && strategy->buffer_size() == 0;
     const bool by_examples = options.secure.enabled ? options.secure.most_examples > 0
                                                     : !robust && !strategy->site_rules().control_variate;
     const std::map<std::string, double> means = mean_metrics(updates, by_examples);

@@ -11,21 +11,18 @@ namespace {
 constexpr double kLongestWait = 60;    // seconds for Next; proxies end calls that are silent for longer
 constexpr double kLongestAnswer = 20;  // seconds for Exchange
 
+// The certificate is not accepted; the message is for the site.
 class NotAllowed : public Error {
  public:
-  using Error::Error;
-};
+  NotAllowed(const CertificateInfo& certificate, const std::string& reason)
+      : Error(fmt::format(
+            "the coordinator does not let in the certificate of \"{}\": {}; ask whoever provisions the "
+            "federation for a new one: {}",
+            certificate.name, reason, renewal_of(certificate.name))),
+        reason(reason) {}
 
-// The message to a site whose certificate is not accepted.
-std::string refusal_of(const CertificateInfo& certificate) {
-  const std::string why = certificate.not_after <= std::time(nullptr)
-                              ? "it has expired"
-                              : "it is not in the list of those let in, as after it was revoked or renewed";
-  return fmt::format(
-      "the coordinator does not let in the certificate of \"{}\": {}; ask whoever provisions the federation "
-      "for a new one: {}",
-      certificate.name, why, renewal_of(certificate.name));
-}
+  const std::string reason;
+};
 
 FileDigest read_digest(const federated::FileInfo& info) {
   return SiteMistake::in([&] { return conclave::from_message(info); });
@@ -212,7 +209,7 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
     const CertificateInfo info = certificate_info(certificate);
     site = info.name;
     const auto check = [&](bool let_in) {
-      if (!let_in) throw NotAllowed(refusal_of(info));
+      if (!let_in) throw NotAllowed(info, refusal_reason(info, std::time(nullptr)));
     };
     CallWatch::Call call(watch_, context, info);
     check(watch_.lets_in(info));
@@ -221,11 +218,10 @@ grpc::Status FederationService::answer(grpc::ServerContext& context, Work work) 
     return grpc::Status::OK;
   } catch (const std::exception& error) {
     const grpc::Status status = status_of(error);
-    if (status.error_code() == grpc::StatusCode::PERMISSION_DENIED)
-      log_.say(site, "refused",
-               fmt::format(
-                   "refused \"{}\" at {}: its certificate is not in the list of those let in, or has expired",
-                   site, context.peer()));
+    if (const auto* refused = dynamic_cast<const NotAllowed*>(&error))
+      log_.say(
+          site, "refused",
+          fmt::format("refused the certificate of \"{}\" at {}: {}", site, context.peer(), refused->reason));
     if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT)
       log_.say(site, "mistake", fmt::format("refused what {} sent: {}", site, error.what()));
     if (status.error_code() == grpc::StatusCode::INTERNAL)

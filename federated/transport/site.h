@@ -76,7 +76,18 @@ class Interrupted : public Error {
   Interrupted() : Error("interrupted") {}
 };
 
-class Site {
+/// What a site's job calls of its connection: class Site, or a test's own.
+class SiteTransport {
+ public:
+  virtual ~SiteTransport() = default;
+  /// As Site's.
+  virtual SiteRound next() = 0;
+  virtual bool deliver(const SiteRound& round, const SiteUpdateFile& update, double examples,
+                       const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
+                       const std::function<void()>& spend) = 0;
+};
+
+class Site final : public SiteTransport {
  public:
   using Say = std::function<void(const std::string&)>;
 
@@ -86,12 +97,12 @@ class Site {
   /// The same with a connection other than TLS.
   Site(SiteOptions options, const Kit& kit, std::unique_ptr<Connection> connection,
        std::function<bool()> interrupted, Say say);
-  ~Site();
+  ~Site() override;
 
   /// Waits for work, and downloads the round's model. Throws Error if the coordinator refuses this site; if,
   /// for options.patience_seconds, it cannot be reached or there is no disk space for a model; or if the
   /// model is much larger than the first one.
-  SiteRound next();
+  SiteRound next() override;
   /// Delivers `update`, which has `round.elements` numbers. In a secure round, scales it down to the
   /// federation's clip norm if it is longer, and sends it only masked, in attempts at a sum.
   ///
@@ -106,7 +117,7 @@ class Site {
   bool deliver(
       const SiteRound& round, const SiteUpdateFile& update, double examples,
       const std::vector<double>& tokens, const std::map<std::string, double>& metrics,
-      const std::function<void()>& spend = [] {});
+      const std::function<void()>& spend = [] {}) override;
 
  private:
   bool call(std::string_view what, double seconds,

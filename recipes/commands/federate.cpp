@@ -21,6 +21,7 @@
 #include "recipes/commands/commands.h"
 #include "recipes/models/loaded_model.h"
 #include "recipes/settings/federation.h"
+#include "recipes/settings/plugins.h"
 
 namespace conclave::commands {
 namespace {
@@ -86,9 +87,9 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
         "{}: {} already has a certificate; to replace it, add --renew {}", file, site, site);
     require(has_name(arguments.key_sha256, request.key_sha256),
             "{0}: it is for the key with SHA-256 {1}{2}. Ask {3} by telephone whether `conclave federate "
-            "request` printed the same there; if so, add --key_sha256 {1}, and else do not sign it",
+            "request` printed the same there; if so, add --key-sha256 {1}, and else do not sign it",
             file, request.key_sha256,
-            arguments.key_sha256.empty() ? "" : ", which --key_sha256 does not name", site);
+            arguments.key_sha256.empty() ? "" : ", which --key-sha256 does not name", site);
     require(requests.emplace(site, std::move(request)).second, "{}: the second request of {}; give one", file,
             site);
   }
@@ -234,28 +235,28 @@ int federate_coordinator(const CoordinatorArguments& arguments, const Surroundin
                          const MpiSession& session) {
   umask(0077);                    // hides counts and metrics of all sites from other users
   std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first
-  const FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
+  FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
+  load_plugins(settings, arguments.federation);
   const FederationTable& federation = settings.federation;
   const auto world = session.world();
   require(world->size() == 1, "a coordinator is one process; start it without mpirun");
   const Kit kit = Kit::read(fs::path(federation.kits) / kCoordinatorName, std::time(nullptr));
   const SecureOptions secure = secure_options(settings);
-  Coordinator coordinator(
-      {.directory = federation.directory,
-       .address = federation.listen,
-       .start = federation.start.empty() ? "" : find_checkpoint(federation.start),
-       .rounds = federation.rounds,
-       .quorum = federation.quorum,
-       .gather_seconds = federation.gather_seconds,
-       .deadline_seconds = federation.deadline_seconds,
-       .local_steps = federation.local_steps,
-       .keep = federation.keep,
-       .strategy = strategy_options(settings.strategy, static_cast<std::int64_t>(federation.sites.size())),
-       .schedule = schedule_from(settings.strategy.schedule),
-       .max_staleness = settings.strategy.max_staleness,
-       .sharing = sharing_rules(settings.sharing),
-       .secure = secure},
-      kit, allow_list(federation), *world, say);
+  Coordinator coordinator({.directory = federation.directory,
+                           .address = federation.listen,
+                           .start = federation.start.empty() ? "" : find_checkpoint(federation.start),
+                           .rounds = federation.rounds,
+                           .quorum = federation.quorum,
+                           .gather_seconds = federation.gather_seconds,
+                           .deadline_seconds = federation.deadline_seconds,
+                           .local_steps = federation.local_steps,
+                           .keep = federation.keep,
+                           .strategy = settings.strategy.options,
+                           .schedule = schedule_from(settings.strategy.schedule),
+                           .max_staleness = settings.strategy.max_staleness,
+                           .sharing = sharing_rules(settings.sharing),
+                           .secure = secure},
+                          kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
   if (const RoundPrivacy& privacy = secure.privacy; privacy.is_on())
     say(fmt::format(

@@ -52,6 +52,7 @@ int recipe_check(const RecipeArguments& arguments) {
       if (ranks > 0) check_expert_parallel(settings, path, static_cast<int>(ranks));
     } else {
       require(ranks == 0, "{}: --ranks is for recipes", path);
+      if constexpr (!std::is_same_v<Settings, SiteSettings>) load_plugins(settings, path);
     }
   });
   fmt::print("{}: no mistakes found\n", path);

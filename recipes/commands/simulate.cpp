@@ -66,7 +66,8 @@ int federate_simulate(const SimulateArguments& arguments, const Surroundings& su
   std::vector<std::string> of_recipe = arguments.overrides;
   auto world = session.world();
   const std::vector<std::string> own = take_simulation_keys(of_recipe);
-  const SimulationSettings settings = read_simulation(arguments.simulation, own, world.get());
+  SimulationSettings settings = read_simulation(arguments.simulation, own, world.get());
+  load_plugins(settings, arguments.simulation, world.get());
   const SimulationTable& table = settings.simulation;
   Recipe recipe = read_recipe(table.recipe, of_recipe, world.get());
   recipe.run.directory = table.directory;
@@ -79,8 +80,7 @@ int federate_simulate(const SimulateArguments& arguments, const Surroundings& su
   const ProcessGrid grid(std::move(world), 1);
   const bool speaks = grid.world().rank() == 0;
   SystemRandom random;
-  Simulation simulation(settings, strategy_options(settings.strategy, table.clients), recipe, grid,
-                        surroundings.cache_directory, random);
+  Simulation simulation(settings, recipe, grid, surroundings.cache_directory, random);
   std::unique_ptr<MetricsWriter> metrics;
   if (speaks) {
     describe(simulation, table, settings.client_privacy, grid.world().size());

@@ -51,9 +51,8 @@ std::vector<FlatParameter> whole_model(const ParameterSet& parameters) {
 
 }  // namespace
 
-Simulation::Simulation(const SimulationSettings& settings, const StrategyOptions& strategy,
-                       const Recipe& recipe, const ProcessGrid& grid, const std::string& cache_directory,
-                       RandomSource& random)
+Simulation::Simulation(const SimulationSettings& settings, const Recipe& recipe, const ProcessGrid& grid,
+                       const std::string& cache_directory, RandomSource& random)
     : settings_(settings),
       recipe_(for_clients(recipe, settings.client_privacy.is_on())),
       grid_(grid),
@@ -66,18 +65,17 @@ Simulation::Simulation(const SimulationSettings& settings, const StrategyOptions
       activations_("activations", 0),
       training_(settings_.simulation, recipe_, model_, parameters_, splits().train, activations_),
       policy_(whole_model(parameters_), {}),
-      strategy_(make_strategy(strategy, at(parameters_.elements()))),
+      strategy_(make_strategy(settings_.strategy.options, at(parameters_.elements()))),
       entries_(model_entries(parameters_, model_)),
       writer_(settings_.simulation.directory, grid.world(), static_cast<int>(settings_.simulation.keep),
               false),
       global_(at(parameters_.elements())),
       update_(global_.size()),
       sums_(global_.size() + items) {
-  require(
-      strategy_->needs_mean_only() && !strategy_->site_rules().control_variate && strategy_->vectors() == 1,
-      "strategy.name = \"{}\": a simulation keeps only the mean of the clients' updates; take a strategy "
-      "that needs no more, such as fedavg, fedprox, fedadam, fedyogi, fedadagrad",
-      strategy_->name());
+  require(strategy_->traits().works_on_sums(),
+          "strategy.name = \"{}\": a simulation keeps only the mean of the clients' updates; take a strategy "
+          "that needs no more, such as fedavg, fedprox, fedadam, fedyogi, fedadagrad",
+          strategy_->name());
   if (settings_.client_privacy.is_on())
     privacy_ = std::make_unique<ClientPrivacy>(settings_.client_privacy, settings_.simulation, global_.size(),
                                                random);

@@ -34,8 +34,8 @@ class Simulation {
   /// Collective. `grid`, of all ranks, and `random` must outlive the object. Throws Error if simulated
   /// clients cannot train the recipe or the strategy needs more than their mean update, and what
   /// ClientPrivacy throws.
-  Simulation(const SimulationSettings& settings, const StrategyOptions& strategy, const Recipe& recipe,
-             const ProcessGrid& grid, const std::string& cache_directory, RandomSource& random);
+  Simulation(const SimulationSettings& settings, const Recipe& recipe, const ProcessGrid& grid,
+             const std::string& cache_directory, RandomSource& random);
 
   /// Collective; the same result on all ranks. Setting `stop`, where not null, ends the round early.
   SimulatedRound round(const std::atomic<bool>* stop = nullptr);

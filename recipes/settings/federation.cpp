@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/spelling.h"
 #include "federated/identity.h"
 #include "federated/privacy/calibration.h"
 #include "federated/secure_aggregation/ring.h"
@@ -51,16 +52,6 @@ void check_secure_aggregation(const FederationSettings& settings, settings::Chec
                 {"federation.quorum", "secure_aggregation.enabled"},
                 "{}: secure aggregation needs 3 sites in every round",
                 check.shown("federation.quorum", settings.federation.quorum));
-  const auto strategy = make_strategy({.name = settings.strategy.name, .sites = 1, .norm_bound = 1}, 1);
-  const bool by_control = strategy->site_rules().control_variate, buffered = strategy->buffer_size() > 0;
-  check.require(
-      strategy->needs_mean_only() && !by_control, {"strategy.name", "secure_aggregation.enabled"},
-      "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
-      check.shown("strategy.name", settings.strategy.name),
-      by_control ? "needs exact control variates, which clip_norm would scale down together with the update"
-      : buffered ? "is asynchronous, and secure aggregation needs the updates of all sites in a round at the "
-                   "same time"
-                 : "looks at each update, which secure aggregation hides");
   check.require(settings.sharing.by_tokens.empty(), {"sharing.by_tokens", "secure_aggregation.enabled"},
                 "sharing.by_tokens: secure aggregation gives all of a site's parameters the same weight");
   const bool weighted = secure.weights == "examples";
@@ -95,11 +86,7 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker& 
   check.require(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
                 {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
                 "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
-  const bool within_sites = RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites();
-  check.require(settings.strategy.name != "fedprox" || !within_sites, {"strategy.name"},
-                "{}: with {} sites send the gradients of one step, which fedprox does not change",
-                check.shown("strategy.name", settings.strategy.name), on);
-  if (!within_sites) return;
+  if (!RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites()) return;
   check.require(settings.federation.local_steps == 1, {"federation.local_steps", "privacy.unit"},
                 "{}: with {} a round is one step, of all sites together; set it to 1",
                 check.shown("federation.local_steps", settings.federation.local_steps), on);
@@ -113,11 +100,48 @@ void check_round_privacy(const FederationSettings& settings, settings::Checker& 
                 check.shown("privacy.clip_norm", privacy.clip_norm), privacy.unit);
 }
 
-void check_strategy(const StrategyTable& strategy, settings::Checker& check) {
-  check.require(
-      (strategy.name == "norm_bound") == (strategy.norm_bound > 0), {"strategy.norm_bound", "strategy.name"},
-      "{} with {}: a norm above 0 is for norm_bound, which needs one",
-      check.shown("strategy.name", strategy.name), check.shown("strategy.norm_bound", strategy.norm_bound));
+// Returns the traits of a strategy that is known; null, and a mistake, if it is not. `plugins` is the key
+// that names plug-ins.
+const StrategyTraits* check_kind(const StrategyOptions& strategy, std::string_view plugins,
+                                 settings::Checker& check) {
+  const std::vector<std::string> kinds = strategy_kinds();
+  const std::vector<std::string_view> names(kinds.begin(), kinds.end());
+  const std::string shown = check.shown("strategy.name", strategy.name);
+  if (std::ranges::find(kinds, strategy.name) == kinds.end()) {
+    check.fail({"strategy.name"},
+               "{}: must be one of {}; the nearest is {}; or name in {} the plug-in that brings it", shown,
+               recipe_text::joined(names), nearest(recipe_text::readable(strategy.name), names), plugins);
+    return nullptr;
+  }
+  const StrategyTraits& traits = strategy_traits(strategy.name);
+  check.require(  // a plug-in's strategy may have a use for the bound
+      strategy.norm_bound > 0 ? traits.needs_norms : strategy.name != "norm_bound",
+      {"strategy.norm_bound", "strategy.name"},
+      "{} with {}: a norm above 0 is for norm_bound, which needs one", shown,
+      check.shown("strategy.norm_bound", strategy.norm_bound));
+  return &traits;
+}
+
+void check_strategy_of(const FederationSettings& settings, settings::Checker& check) {
+  const StrategyTraits* traits = check_kind(settings.strategy.options, "federation.plugins", check);
+  if (!traits) return;
+  const std::string shown = check.shown("strategy.name", settings.strategy.options.name);
+  if (settings.secure_aggregation.enabled)
+    check.require(
+        traits->works_on_sums(), {"strategy.name", "secure_aggregation.enabled"},
+        "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
+        shown,
+        traits->control_variate
+            ? "needs exact control variates, which clip_norm would scale down together with the update"
+        : traits->asynchronous
+            ? "is asynchronous, and secure aggregation needs the updates of all sites in a round at the same "
+              "time"
+            : "looks at each update, which secure aggregation hides");
+  const FederationPrivacyTable& privacy = settings.privacy;
+  const bool within_sites = RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites();
+  check.require(!traits->proximal || !within_sites, {"strategy.name"},
+                "{}: with {} sites send the gradients of one step, which fedprox does not change", shown,
+                check.shown("privacy.unit", privacy.unit));
 }
 
 }  // namespace
@@ -144,7 +168,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
                 "{} with {} are more than the {} steps that a site takes in a federation at most",
                 check.shown("federation.rounds", federation.rounds),
                 check.shown("federation.local_steps", federation.local_steps), kMostFederatedSteps);
-  check_strategy(settings.strategy, check);
+  if (federation.plugins.empty()) check_strategy_of(settings, check);
   check.require(has_port(federation.address), {"federation.address"}, "{} has no port; expected host:port",
                 check.shown("federation.address", federation.address));
   check.require(federation.listen.empty() || has_port(federation.listen), {"federation.listen"},
@@ -155,6 +179,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   if (federation.quorum == 0) federation.quorum = static_cast<std::int64_t>(federation.sites.size());
   if (federation.listen.empty())
     federation.listen = "0.0.0.0" + federation.address.substr(federation.address.rfind(':'));
+  settings.strategy.options.sites = static_cast<std::int64_t>(federation.sites.size());
   return settings;
 }
 
@@ -195,8 +220,8 @@ SimulationSettings read_simulation(const std::string& path, const std::vector<st
   auto settings = settings::parse<SimulationSettings>(settings::file_text(path, world), path, overrides);
   settings::Checker check(settings.origin, path);
   check.check_limits(settings::tables_of(settings));
-  check_strategy(settings.strategy, check);
   SimulationTable& simulation = settings.simulation;
+  if (simulation.plugins.empty()) check_kind(settings.strategy.options, "simulation.plugins", check);
   check.require(simulation.cohort <= simulation.clients, {"simulation.cohort", "simulation.clients"},
                 "{} is more than {}", check.shown("simulation.cohort", simulation.cohort),
                 check.shown("simulation.clients", simulation.clients));
@@ -211,20 +236,20 @@ SimulationSettings read_simulation(const std::string& path, const std::vector<st
                 1 / static_cast<double>(simulation.clients));
   check.finish();
   if (simulation.cohort == 0) simulation.cohort = simulation.clients;
+  settings.strategy.options.sites = simulation.clients;
   return settings;
 }
 
-StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites) {
-  return {.name = strategy.name,
-          .server_rate = strategy.server_rate,
-          .beta1 = strategy.beta1,
-          .beta2 = strategy.beta2,
-          .adaptivity = strategy.adaptivity,
-          .proximal = strategy.proximal,
-          .sites = sites,
-          .buffer = strategy.buffer,
-          .trimmed = strategy.trimmed,
-          .norm_bound = strategy.norm_bound};
+void check_strategy(const FederationSettings& settings, const std::string& name) {
+  settings::Checker check(settings.origin, name);
+  check_strategy_of(settings, check);
+  check.finish();
+}
+
+void check_strategy(const SimulationSettings& settings, const std::string& name) {
+  settings::Checker check(settings.origin, name);
+  check_kind(settings.strategy.options, "simulation.plugins", check);
+  check.finish();
 }
 
 std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides) {
@@ -288,36 +313,40 @@ Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::str
   if (within_sites) recipe.privacy = {.delta = rounds.delta};  // the budget is the site's own, or none
   take_given(site.privacy, "privacy", site, recipe.privacy);
   recipe.privacy.ledger.clear();  // a site's ledger counts rounds, not training steps
-  require(
+  settings::Checker check(site.origin, name);
+  check.require(
       !rounds.is_on() || !site.origin.contains("privacy.epsilon") || site.origin.contains("privacy.delta"),
-      "{}: privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "
+      {"privacy.epsilon"},
+      "privacy.epsilon = {} without privacy.delta: with the coordinator's delta it might be anything; "
       "set both",
-      name, recipe.privacy.epsilon);
-  require(
+      recipe.privacy.epsilon);
+  check.require(
       recipe.privacy.is_on() || rounds.is_on() ||
           (site.privacy.epsilon == 0 && site.privacy.noise_multiplier == 0),
-      "{}: this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
+      {"privacy.epsilon", "privacy.noise_multiplier"},
+      "this site has privacy.epsilon = {} and privacy.noise_multiplier = {}, and the federation's sums "
       "have no noise; leave both out, or take no part",
-      name, site.privacy.epsilon, site.privacy.noise_multiplier);
-  require(!rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
-          "{}: privacy.noise_multiplier = {} is more than the federation's {}, to which each site adds a "
-          "part; lower it, or take no part",
-          name, recipe.privacy.noise_multiplier, rounds.noise_multiplier);
+      site.privacy.epsilon, site.privacy.noise_multiplier);
+  check.require(!rounds.is_on() || recipe.privacy.noise_multiplier <= rounds.noise_multiplier,
+                {"privacy.noise_multiplier"},
+                "privacy.noise_multiplier = {} is more than the federation's {}, to which each site adds a "
+                "part; lower it, or take no part",
+                recipe.privacy.noise_multiplier, rounds.noise_multiplier);
   if (within_sites) {
-    require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
-            "{}: privacy.unit = \"client\" at this site, where the federation hides single records only; "
-            "leave it "
-            "out, or take no part",
-            name);
+    check.require(rounds.unit == RoundPrivacy::Unit::client || recipe.privacy.unit != "client",
+                  {"privacy.unit"},
+                  "privacy.unit = \"client\" at this site, where the federation hides single records only; "
+                  "leave it out, or take no part");
     recipe.privacy.unit = to_string(rounds.unit);
     recipe.privacy.clip_norm = rounds.clip_norm;
     recipe.privacy.rate = rounds.rate;
     recipe.privacy.noise_multiplier = rounds.noise_multiplier;
   }
-  require(recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
-          "{}: the federation protects clients, and only this site may say which client a row belongs to; "
-          "name the column in this site's data.client_column",
-          name);
+  check.require(recipe.privacy.unit != "client" || site.origin.contains("data.client_column"),
+                {"data.client_column"},
+                "the federation protects clients, and only this site may say which client a row belongs to; "
+                "name the column in this site's data.client_column");
+  check.finish();
   check_recipe(recipe, name);
   check_trained(recipe, name);
   return recipe;

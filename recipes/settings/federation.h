@@ -23,6 +23,7 @@ struct FederationTable {
   std::string listen;
   std::string start;
   std::vector<std::string> sites;
+  std::vector<std::string> plugins;
   std::int64_t certificate_days = 90;
   std::int64_t rounds = 10;
   std::int64_t local_steps = 100;
@@ -34,15 +35,8 @@ struct FederationTable {
 
 /// How sites' updates become the next global model; see federated/strategies/strategy.h.
 struct StrategyTable {
-  std::string name = "fedavg";
-  double server_rate = 0;
+  StrategyOptions options;  ///< with the number of sites or clients, once read; without a folder
   std::string schedule = "constant";
-  double beta1 = 0.9, beta2 = 0.99;
-  double adaptivity = 1e-3;
-  double proximal = 0.01;
-  double trimmed = 0.1;
-  double norm_bound = 0;
-  std::int64_t buffer = 10;
   std::int64_t max_staleness = 20;
 };
 
@@ -114,6 +108,7 @@ struct SiteSettings {
 struct SimulationTable {
   std::string recipe;
   std::string directory = "runs/simulation";
+  std::vector<std::string> plugins;
   std::int64_t clients = 1000;
   std::string parts_by = "random";
   double parts_alpha = 0.3;
@@ -148,20 +143,23 @@ struct SimulationSettings {
   std::map<std::string, std::string, std::less<>> origin;
 };
 
-/// These throw RecipeError, as read_recipe() does. With a `world`, every rank gets what rank 0 reads.
+/// These throw RecipeError, as read_recipe() does. With a `world`, every rank gets what rank 0 reads. If the
+/// settings name plug-ins, load_plugins() checks the strategy (recipes/settings/plugins.h).
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides = {});
 SiteSettings read_site(const std::string& path, const std::vector<std::string>& overrides = {},
                        Communicator* world = nullptr);
 SimulationSettings read_simulation(const std::string& path, const std::vector<std::string>& overrides = {},
                                    Communicator* world = nullptr);
+/// Throw RecipeError if no strategy of that name is known, or it does not go together with the other
+/// settings; `name` stands for the file.
+void check_strategy(const FederationSettings& settings, const std::string& name);
+void check_strategy(const SimulationSettings& settings, const std::string& name);
 /// Settings in the form in which recipes are written.
 std::string to_toml(const FederationSettings& settings, bool documented);
 std::string to_toml(const SiteSettings& settings, bool documented);
 std::string to_toml(const SimulationSettings& settings, bool documented);
 /// Removes the keys of simulation.toml from `overrides` and returns them; the others are for the recipe.
 std::vector<std::string> take_simulation_keys(std::vector<std::string>& overrides);
-
-StrategyOptions strategy_options(const StrategyTable& strategy, std::int64_t sites);
 
 /// The noise of the federation's rounds: privacy.noise_multiplier or, where that is 0, the least noise with
 /// which all rounds together keep within the budget. Throws Error if the rounds exceed the budget.
@@ -174,8 +172,8 @@ void expect_counted_in_rounds(const Recipe& recipe);
 /// The recipe that a site trains the federation's model by. `model` is the recipe in the federation's
 /// `checkpoint`, which gives the initial weights and the tokenizer. Nothing in it that refers to this
 /// machine's files or programs is taken over. Where the rounds protect records or clients, the recipe gets
-/// the same unit. Throws Error if the site's settings contradict the federation's; `name` stands for
-/// site.toml.
+/// the same unit. Throws RecipeError if the site's settings contradict the federation's; `name`
+/// stands for site.toml.
 Recipe site_recipe(const SiteSettings& site, const Recipe& model, const std::string& checkpoint,
                    const RoundPrivacy& rounds, const std::string& name);
 

@@ -28,6 +28,11 @@ void fields(FederationTable& federation, FieldList& field) {
         "sites.txt of its own kit; a site that is no longer named here stays admitted until `conclave "
         "federate provision --revoke` removes it",
         not_empty());
+  field("plugins", federation.plugins,
+        "Shared libraries with your own strategies; relative paths are looked up beside this file, "
+        "then "
+        "in the working directory",
+        not_empty());
   field("certificate_days", federation.certificate_days, "Days for which certificates are valid",
         between(1, 3650));
   field("rounds", federation.rounds,
@@ -47,36 +52,36 @@ void fields(FederationTable& federation, FieldList& field) {
 }
 
 void fields(StrategyTable& strategy, FieldList& field) {
-  field("name", strategy.name,
+  field("name", strategy.options.name,
         "fedavg: the mean of updates, weighted by examples; fedprox: as fedavg, and sites stay near the "
         "global model; fedadam, fedyogi, fedadagrad: the mean is the gradient of an adaptive optimizer; "
         "scaffold: the mean, in which all sites count equally, and sites correct their gradients for how "
         "their data differs; fedbuff: asynchronous, each site trains as fast as it can, and quorum, "
         "gather_seconds and deadline_seconds are not read; median, trimmed_mean, norm_bound: limit the "
-        "effect of a few wrong or hostile updates",
-        one_of({"fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fedbuff", "median",
-                "trimmed_mean", "norm_bound"}));
-  field("server_rate", strategy.server_rate,
+        "effect of a few wrong or hostile updates; or a plug-in's",
+        not_empty());  // a kind may be a plug-in's, see load_plugins()
+  field("server_rate", strategy.options.server_rate,
         "Factor on the mean update by which the global model moves; 0: the strategy's default",
         between(0, 100));
   field("schedule", strategy.schedule,
         "How server_rate changes over the rounds; linear and cosine fall towards 0",
         one_of({"constant", "linear", "cosine"}));
-  field("beta1", strategy.beta1, "fedadam, fedyogi: decay of the mean of updates", between(0, 0.9999));
-  field("beta2", strategy.beta2, "fedadam, fedyogi: decay of the mean of squared updates",
+  field("beta1", strategy.options.beta1, "fedadam, fedyogi: decay of the mean of updates",
+        between(0, 0.9999));
+  field("beta2", strategy.options.beta2, "fedadam, fedyogi: decay of the mean of squared updates",
         between(0, 0.999999));
   field(
-      "adaptivity", strategy.adaptivity,
+      "adaptivity", strategy.options.adaptivity,
       "fedadam, fedyogi, fedadagrad: added to the root of the mean (fedadagrad: the sum) of squared updates",
       between(1e-12, 100));
-  field("proximal", strategy.proximal,
+  field("proximal", strategy.options.proximal,
         "fedprox: weight of half the squared distance from the global model in a site's loss",
         between(0, 1e3));
-  field("trimmed", strategy.trimmed, "trimmed_mean: share of the updates left out at either end",
+  field("trimmed", strategy.options.trimmed, "trimmed_mean: share of the updates left out at either end",
         between(0, 0.499));
-  field("norm_bound", strategy.norm_bound, "norm_bound: Euclidean norm to which longer updates are shortened",
-        at_least(0));
-  field("buffer", strategy.buffer, "fedbuff: number of updates in a round, from whichever sites",
+  field("norm_bound", strategy.options.norm_bound,
+        "norm_bound: Euclidean norm to which longer updates are shortened", at_least(0));
+  field("buffer", strategy.options.buffer, "fedbuff: number of updates in a round, from whichever sites",
         between(1, 1e5));
   field("max_staleness", strategy.max_staleness,
         "fedbuff: most rounds that may have ended since a site got the model that it trained. An older "
@@ -171,6 +176,11 @@ void fields(SimulationTable& simulation, FieldList& field) {
         "train.learning_rate, are not read",
         not_empty());
   field("directory", simulation.directory, "Folder for checkpoints", not_empty());
+  field("plugins", simulation.plugins,
+        "Shared libraries with your own strategies; relative paths are looked up beside this file, "
+        "then "
+        "in the working directory",
+        not_empty());
   field("clients", simulation.clients, "Clients that the training examples are divided among",
         between(1, 1e7));
   field("parts_by", simulation.parts_by, "How examples are divided among clients, as data.parts_by",

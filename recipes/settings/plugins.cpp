@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 #include "core/plugin.h"
 #include "parallel/moe/balancer.h"
@@ -13,7 +14,9 @@
 namespace conclave {
 namespace {
 
-std::string find_plugin(const std::filesystem::path& path, const std::filesystem::path& folder) {
+// `key` names the plug-in.
+std::string find_plugin(const std::filesystem::path& path, const std::filesystem::path& folder,
+                        const std::string& key) {
   std::vector<std::string> tried;
   for (const auto& place : {folder / path, path, folder / path.filename(), path.filename()}) {
     std::error_code error;
@@ -21,30 +24,39 @@ std::string find_plugin(const std::filesystem::path& path, const std::filesystem
     if (std::filesystem::exists(absolute, error)) return absolute.string();
     if (std::ranges::find(tried, absolute.string()) == tried.end()) tried.push_back(absolute.string());
   }
-  fail("no such file; looked for {}; say where it is, as in --set run.plugins=/path/to/{}",
-       fmt::join(tried, ", "), path.filename().string());
+  fail("no such file; looked for {}; say where it is, as in --set {}=/path/to/{}", fmt::join(tried, ", "),
+       key, path.filename().string());
+}
+
+using Places = std::map<std::string, std::string, std::less<>>;  // as Recipe::origin
+
+std::string place_of(const std::string& key, const Places& origin, const std::string& file) {
+  const auto found = origin.find(key);
+  return fmt::format("{}: {}", found == origin.end() ? file : found->second, key);
+}
+
+// Loads the `plugins` that the key names, and makes their paths absolute.
+void load_named(std::vector<std::string>& plugins, const std::string& key, const Places& origin,
+                const std::string& file) {
+  for (std::string& plugin : plugins) {
+    const std::string given = plugin;
+    try {
+      plugin = find_plugin(given, std::filesystem::path(file).parent_path(), key);
+      load_plugin(plugin);
+    } catch (const std::exception& error) {
+      fail("{}: \"{}\": {}", place_of(key, origin, file), given, error.what());
+    }
+  }
 }
 
 void load(Recipe& recipe, const std::string& file) {
-  const auto place = [&](const std::string& key) {
-    const auto found = recipe.origin.find(key);
-    return fmt::format("{}: {}", found == recipe.origin.end() ? file : found->second, key);
-  };
-  for (std::string& plugin : recipe.run.plugins) {
-    const std::string given = plugin;
-    try {
-      plugin = find_plugin(given, std::filesystem::path(file).parent_path());
-      load_plugin(plugin);
-    } catch (const std::exception& error) {
-      fail("{}: \"{}\": {}", place("run.plugins"), given, error.what());
-    }
-  }
+  load_named(recipe.run.plugins, "run.plugins", recipe.origin, file);
   const auto known = [&](const std::string& key, const auto& expect) {
     try {
       expect();
     } catch (const Error& error) {
-      fail("{}: {}; name one of these, or in run.plugins the plug-in that brings it", place(key),
-           error.what());
+      fail("{}: {}; name one of these, or in run.plugins the plug-in that brings it",
+           place_of(key, recipe.origin, file), error.what());
     }
   };
   known("moe.router", [&] { expect_router_kind(recipe.moe.router); });
@@ -56,12 +68,22 @@ void load(Recipe& recipe, const std::string& file) {
   });
 }
 
-}  // namespace
+void load(FederationSettings& settings, const std::string& file) {
+  load_named(settings.federation.plugins, "federation.plugins", settings.origin, file);
+  check_strategy(settings, file);
+}
 
-void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks) {
+void load(SimulationSettings& settings, const std::string& file) {
+  load_named(settings.simulation.plugins, "simulation.plugins", settings.origin, file);
+  check_strategy(settings, file);
+}
+
+// load(), collective over `ranks`, if given.
+template <class Settings>
+void load_everywhere(Settings& settings, const std::string& file, Communicator* ranks) {
   std::string mistake;
   try {
-    load(recipe, file);
+    load(settings, file);
   } catch (const Error& error) {
     mistake = error.what();
   }
@@ -73,6 +95,20 @@ void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks) 
     if (first != mistakes.begin()) mistake += fmt::format(" (on rank {})", first - mistakes.begin());
   }
   if (!mistake.empty()) throw RecipeError(mistake);
+}
+
+}  // namespace
+
+void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks) {
+  load_everywhere(recipe, file, ranks);
+}
+
+void load_plugins(FederationSettings& settings, const std::string& file) {
+  load_everywhere(settings, file, nullptr);
+}
+
+void load_plugins(SimulationSettings& settings, const std::string& file, Communicator* ranks) {
+  load_everywhere(settings, file, ranks);
 }
 
 }  // namespace conclave

@@ -1,9 +1,10 @@
-// The plug-ins that a recipe names.
+// The plug-ins that a recipe, a federation or a simulation names.
 #pragma once
 
 #include <string>
 
 #include "parallel/communicator.h"
+#include "recipes/settings/federation.h"
 #include "recipes/settings/recipe.h"
 
 namespace conclave {
@@ -15,5 +16,8 @@ namespace conclave {
 /// with the key's place. Collective over `ranks`, if given: if one rank fails, all throw, with the message of
 /// the first that failed.
 void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks = nullptr);
+/// The same for federation.plugins and simulation.plugins; then check_strategy().
+void load_plugins(FederationSettings& settings, const std::string& file);
+void load_plugins(SimulationSettings& settings, const std::string& file, Communicator* ranks = nullptr);
 
 }  // namespace conclave

@@ -86,6 +86,37 @@ def resumes_and_serves():
     os.rename("moved.so", "plugins/libmedical.so")
 
 
+def simulates():
+    """A strategy of a plug-in that halves the mean is fedavg with half the rate, in simulations and for a coordinator."""
+    simulation = '[simulation]\nrecipe = "tiny.toml"\nclients = 3\nrounds = 2\nlocal_steps = 1\n'
+    Path("simulation.toml").write_text(simulation)
+
+    def simulate(ranks, directory, *options, **how):
+        ranked = ["mpirun", "--oversubscribe", "-n", ranks] if ranks > 1 else []
+        sets = [f"--set={option}" for option in ("moe.balancer=none", f"simulation.directory={directory}", *options)]
+        return run([*ranked, runs.PROGRAM, "federate", "simulate", "simulation.toml", *sets], **how)
+
+    named, brought = "strategy.name=halving", "simulation.plugins=plugins/libhalving.so"
+    simulate(1, "half", "strategy.server_rate=0.5")
+    simulate(1, "halving", named, brought)
+    assert_same_weights(checkpoints("half")[-1], checkpoints("halving")[-1])
+    simulate(2, "halving2", named, brought)
+    simulate(1, "never", named, status=2, says=['strategy.name = "halving"', "must be one of fedadagrad", "name in simulation.plugins"])
+    simulate(2, "never", named, "simulation.plugins=plugins/libmedical.so", status=2, says=["must be one of fedadagrad"])
+    simulate(1, "never", named, "simulation.plugins=no.so", status=2, says=["no such file", "--set simulation.plugins=/path/to/no.so"])
+
+    secure = "[secure_aggregation]\nenabled = true\n"
+    Path("federation.toml").write_text('[federation]\nsites = ["a", "b", "c"]\n[strategy]\nname = "halving"\n' + secure)
+    brought = ["--set", "federation.plugins=plugins/libhalving.so"]
+    for command, status, says in [
+        (["recipe", "check", "federation.toml"], 2, "name in federation.plugins"),
+        (["recipe", "check", "federation.toml", *brought], 0, "no mistakes"),
+        (["federate", "coordinator", "federation.toml"], 2, "name in federation.plugins"),
+        (["federate", "coordinator", "federation.toml", *brought], 1, "kits/coordinator"),
+    ]:
+        run([runs.PROGRAM, *command], status=status, says=[says])
+
+
 def refused(ranks, plugins, *says, expert="faulty", router="linear", status=2):
     chosen = [plugins, f'moe.expert="{expert}"', f"moe.router={router}"]
     said = train(ranks, "never", *chosen, status=status, says=says)
@@ -128,6 +159,7 @@ def main():
     build()
     trains()
     resumes_and_serves()
+    simulates()
     mistakes()
 
 

@@ -65,6 +65,12 @@ TEST_CASE("an authority is loaded as saved and refused with another authority's 
   CHECK_THROWS_WITH(CertificateAuthority::load(at), Catch::Contains("provision"));
 }
 
+TEST_CASE("a refused certificate has expired or is not in the list, and the reason says which") {
+  const CertificateInfo info{.fingerprint = "", .name = "north", .not_after = 100 * 86400};
+  CHECK(refusal_reason(info, info.not_after) == "it expired on 1970-04-11 00:00 UTC");
+  CHECK_THAT(refusal_reason(info, info.not_after - 1), Catch::Contains("not in the list"));
+}
+
 TEST_CASE("ExpiryNotice warns once a day from two weeks before the end") {
   constexpr std::int64_t day = 86400, end = 100 * day;
   ExpiryNotice notice({.fingerprint = "", .name = "north", .not_after = end});

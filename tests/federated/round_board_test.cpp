@@ -388,6 +388,23 @@ TEST_CASE_METHOD(AsynchronousFixture, "RoundBoard: the first updates complete an
 }
 
 TEST_CASE_METHOD(AsynchronousFixture,
+                 "RoundBoard: an asynchronous round that waits is told of in intervals") {
+  send("north", 0, 2);
+  std::vector<RoundBoard::Progress> told;
+  const auto tell = [&](const RoundBoard::Progress& progress) {
+    told.push_back(progress);
+    if (told.size() == 3) send("south", 0, 2);  // this was the second reminder
+  };
+  REQUIRE(board.wait({.remind = 0.01, .tell = tell}));
+  REQUIRE(told.size() == 3);
+  for (std::size_t i = 0; i < told.size(); ++i) {
+    CHECK(told[i].updates == 1);
+    CHECK(told[i].reminds == (i > 0));
+    CHECK_FALSE(told[i].overdue);
+  }
+}
+
+TEST_CASE_METHOD(AsynchronousFixture,
                  "RoundBoard: an asynchronous update of a wrong model or turn is refused") {
   open(board, 3);
   UpdateOffer offered = offer();

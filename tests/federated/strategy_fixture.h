@@ -67,7 +67,7 @@ struct TrialRound {
   /// Runs a whole round, in blocks of up to `length` elements, each within one vector.
   void run(Strategy& strategy, std::span<float> global, std::size_t length, RoundUpdates updates) const {
     const auto lengths = norms();
-    if (strategy.needs_norms()) updates.norms = lengths;
+    if (strategy.traits().needs_norms) updates.norms = lengths;
     strategy.begin_round(updates);
     for (std::size_t begin = 0; begin < global.size();) {
       const std::size_t vector_end = (begin / strategy.elements() + 1) * strategy.elements();

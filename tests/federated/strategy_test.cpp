@@ -33,7 +33,7 @@ TEST_CASE("fedavg: the result is the weighted mean of the sites' models") {
   for (std::size_t j = 0; j < kUpdateElements; ++j) expected[j] = before[j] + round.mean(j);
   CHECK(distance(Tensor::of<float>({kUpdateElements}, global),
                  Tensor::of<double>({kUpdateElements}, expected)) < 1e-7);  // one rounding
-  CHECK(strategy->needs_mean_only());
+  CHECK(strategy->traits().needs_mean_only);
 
   // McMahan et al. 2017, algorithm 1: 600 examples at one site, 200 at each of two others
   TrialRound three{1, 2, 6};
@@ -107,7 +107,7 @@ TEST_CASE("scaffold: model and control variate follow eq. 5") {
   const auto strategy = make_strategy({.name = "scaffold", .server_rate = 0.5, .sites = 12}, kCount);
   REQUIRE(strategy->vectors() == 2);
   CHECK(strategy->site_rules().control_variate);
-  CHECK(strategy->needs_mean_only());
+  CHECK(strategy->traits().needs_mean_only);
   const TrialRound round(3, 2 * kCount);
   const auto before = random_floats(2 * kCount, 99);
   auto global = before;
@@ -172,7 +172,7 @@ TEST_CASE("fedbuff: an update has the factor 1 / sqrt(1 + staleness)") {
   const auto strategy = make_strategy({.name = "fedbuff", .buffer = 3}, 1);
   CHECK(strategy->buffer_size() == 3);
   CHECK(make_strategy({}, 1)->buffer_size() == 0);
-  CHECK_FALSE(strategy->needs_mean_only());
+  CHECK_FALSE(strategy->traits().needs_mean_only);
   const TrialRound round(std::vector<float>{1, 10, 100});
   const std::vector<double> staleness{0, 3, 15};
   std::vector<float> x{0};
@@ -326,11 +326,23 @@ TEST_CASE("strategies: invalid options are refused") {
 
 struct KeepsFirst : Strategy {
   using Strategy::Strategy;
-  bool needs_mean_only() const override { return false; }
   void prepare(const RoundUpdates&) override {}
   void aggregate_block(const Block& block) override { block.global[0] += block.updates[0][0]; }
 };
 CONCLAVE_REGISTER_STRATEGY("test_keeps_first", KeepsFirst);
+
+TEST_CASE("strategies: what a kind needs is known without making one") {
+  CHECK(strategy_traits("fedadam").works_on_sums());
+  CHECK(strategy_traits("scaffold").needs_mean_only);
+  for (const char* kind : {"scaffold", "fedbuff", "median", "norm_bound", "test_keeps_first"})
+    CHECK_FALSE(strategy_traits(kind).works_on_sums());
+  CHECK(strategy_traits("fedprox").rules({.proximal = 0.3}).proximal == 0.3);
+  CHECK(strategy_traits("fedavg").rules({.proximal = 0.3}).proximal == 0);
+  CHECK(strategy_traits("scaffold").rules({}).control_variate);
+  CHECK_THROWS_WITH(strategy_traits("fedavrg"), Contains("no kind of strategy is named 'fedavrg'"));
+  const StrategyTraits both{.asynchronous = true, .control_variate = true};
+  CHECK_THROWS_WITH(StrategyRegistration("test_both", {}, both), Contains("need synchronous rounds"));
+}
 
 TEST_CASE("strategies: a registered strategy is found by its name") {
   const auto strategy = make_strategy({.name = "test_keeps_first"}, 1);

@@ -2,7 +2,9 @@
 #include <filesystem>
 
 #include "recipes/settings/federation.h"
+#include "recipes/settings/plugins.h"
 
+using Catch::Contains;
 using namespace conclave;
 namespace fs = std::filesystem;
 
@@ -16,6 +18,21 @@ TEST_CASE("the simulations of the repository and their recipes are valid") {
     ++count;
   }
   CHECK(count > 0);
+}
+
+TEST_CASE("a strategy that is not known is refused, unless a plug-in may bring it") {
+  const std::string file = std::string(CONCLAVE_SOURCE) + "/recipes/simulations/fashion_clients.toml";
+  const auto read = [&](std::vector<std::string> overrides) { return read_simulation(file, overrides); };
+  CHECK_THROWS_WITH(
+      read({"strategy.name=fedavgg"}),
+      Contains("--set strategy.name=fedavgg: strategy.name = \"fedavgg\": must be one of fedadagrad") &&
+          Contains("the nearest is fedavg; or name in simulation.plugins"));
+  SimulationSettings settings = read({"strategy.name=fedavgg", "simulation.plugins=none.so"});
+  CHECK_THROWS_WITH(load_plugins(settings, file), Contains("simulation.plugins: \"none.so\": no such file"));
+  settings.simulation.plugins.clear();
+  CHECK_THROWS_AS(load_plugins(settings, file), RecipeError);
+  CHECK(read({"simulation.clients=7000"}).strategy.options.sites == 7000);
+  CHECK_THROWS_WITH(read({"strategy.norm_bound=1"}), Contains("norm above 0 is for norm_bound"));
 }
 
 TEST_CASE("keys of simulations and of recipes are separated by their table") {

@@ -1,0 +1,122 @@
+#include "recipes/federated/accounted_delivery.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <fstream>
+#include <iterator>
+
+#include "core/durable_file.h"
+#include "core/text.h"
+#include "federated/random_source.h"
+
+namespace conclave {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Says, in a site's folder, that privacy was spent there, and in which ledger that is. The ledger may be
+// elsewhere, and an attempt that failed after the update was sent leaves nothing else in the folder.
+constexpr const char* kSpentNote = "spent.txt";
+
+void note_spending(const fs::path& directory, const std::string& ledger) {
+  const fs::path note = directory / kSpentNote;
+  const std::string text = fs::absolute(ledger).string() + "\n";
+  if (std::ifstream file(note); file) {
+    if (const std::string old{std::istreambuf_iterator<char>(file), {}}; old == text) return;
+  }
+  AtomicFile written(note.string());
+  FileDescriptor(written.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
+  written.commit();
+}
+
+// A unique name for a release. Its noise is not drawn yet, so there is no digest of its bytes.
+std::string random_name() {
+  std::array<std::byte, 32> bytes;
+  SystemRandom().fill(bytes);
+  return hexadecimal(bytes);
+}
+
+}  // namespace
+
+fs::path site_ledger_file(const fs::path& directory, const std::string& given) {
+  const fs::path file = given.empty() ? directory / "privacy.sqlite" : fs::path(given);
+  if (fs::exists(file)) return file;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    const std::string name = entry.path().filename().string();
+    require(
+        name != kSpentNote && name != "update.json" && name != "unmasked.sqlite" &&
+            !name.starts_with("private-"),
+        "{}: there were rounds here ({}), and the ledger of what they spent, {}, is missing; put it back, "
+        "or set privacy.ledger to where it is; if what was sent in them is not to count, begin in another "
+        "site.directory",
+        directory.string(), name, file.string());
+  }
+  if (file.has_parent_path()) create_durable_directories(file.parent_path());
+  return file;
+}
+
+AccountedDelivery::AccountedDelivery(SiteTransport& site, fs::path directory, const RoundPrivacy& rounds,
+                                     std::string run, Say say)
+    : site_(site),
+      directory_(std::move(directory)),
+      rounds_(rounds),
+      run_(std::move(run)),
+      say_(std::move(say)) {}
+
+void AccountedDelivery::open_ledger(const fs::path& file, const std::string& unit,
+                                    const PrivacyBudget& budget) {
+  ledger_path_ = file.string();
+  ledger_.emplace(ledger_path_, unit, budget);
+}
+
+PrivacySpend AccountedDelivery::spend_of(const WaitingUpdate& update,
+                                         const std::optional<PrivacyEvent>& event) const {
+  require(event.has_value(), "round {}: an update that spends nothing, at a site with a ledger",
+          update.round + 1);
+  return {.run = run_, .round = update.round, .digest = update.spend, .event = *event};
+}
+
+void AccountedDelivery::record(const WaitingUpdate& update, const std::optional<PrivacyEvent>& event) {
+  if (!ledger_) return;
+  PrivacySpend spent = spend_of(update, event);
+  if (rounds_.is_on()) spent.digest = random_name();
+  note_spending(directory_, ledger_path_);
+  // Two noisy sums of the same drawn units reveal more than two of units drawn anew, which the ledger
+  // assumes. So a sampled update is used once.
+  if (rounds_.rate < 1) WaitingUpdate::forget(directory_);
+  const bool anew = ledger_->record(spent);
+  const double epsilon = ledger_->epsilon();
+  if (const std::int64_t times = ledger_->count(spent.run, spent.round); anew && times > 1)
+    say_(fmt::format(
+        "warning: round {}: privacy has now been spent for it {} times, as attempts at a sum fail or the "
+        "coordinator begins the round again, which brought epsilon to {:.4f}",
+        update.round + 1, times, epsilon));
+  say_(fmt::format("privacy: epsilon {:.4f} at delta {} with this round", epsilon, ledger_->budget().delta));
+}
+
+void AccountedDelivery::send(const WaitingUpdate& update, const SiteRound& round,
+                             const std::optional<PrivacyEvent>& event) {
+  const auto spend = [&] { record(update, event); };
+  if (ledger_ && rounds_.is_on())
+    ledger_->check(spend_of(update, event));  // fails before other sites wait for this one
+  else
+    spend();
+  SiteRound trained = round;
+  trained.round = update.round;
+  trained.digest = update.base;
+  try {
+    const bool delivered =
+        site_.deliver(trained, {update.file, update.digest}, update.examples, update.tokens, update.metrics,
+                      rounds_.is_on() ? spend : std::function<void()>([] {}));
+    if (delivered) say_(fmt::format("round {} of {}: delivered", trained.round + 1, round.rounds));
+    // An update stays until the next round's replaces it: a coordinator that was killed may ask for it
+    // again, and its privacy is spent. Two kinds are removed: an update of a noisy sum, which may be known
+    // already, so that the next noise spends anew, and one that no asynchronous round took.
+    if (rounds_.is_on() || (round.asynchronous && !delivered)) WaitingUpdate::forget(directory_);
+  } catch (const Interrupted&) {
+  }  // the next call of Site::next() tells the caller
+}
+
+}  // namespace conclave

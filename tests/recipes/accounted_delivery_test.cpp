@@ -1,0 +1,168 @@
+// In which order a site records what an update spends, sends it, and forgets it.
+#include "recipes/federated/accounted_delivery.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "tests/data/full_disk.h"
+#include "tests/data/temporary_directory.h"
+
+namespace conclave {
+namespace {
+
+using Catch::Matchers::Contains;
+using Spend = std::function<void()>;
+
+// A connection that does in deliver() what a test says.
+struct FakeTransport final : SiteTransport {
+  SiteRound next() override { return {}; }
+  bool deliver(const SiteRound& round, const SiteUpdateFile&, double, const std::vector<double>&,
+               const std::map<std::string, double>&, const Spend& spend) override {
+    delivered.push_back(round);
+    return exchange(spend);
+  }
+
+  std::vector<SiteRound> delivered;
+  std::function<bool(const Spend&)> exchange = [](const Spend& spend) { return spend(), true; };
+};
+
+struct DeliveryFixture {
+  TemporaryDirectory folder;
+  std::filesystem::path ledger = folder.path() + "/privacy.sqlite";
+  FakeTransport site;
+  std::vector<std::string> lines;
+  std::optional<AccountedDelivery> delivery;
+  SiteRound round{.round = 4, .rounds = 9, .model = {}, .digest = {}, .sharing = {}};
+  WaitingUpdate update;
+
+  // For rounds whose updates get noise when they are sent, or get none.
+  void begin(const RoundPrivacy& rounds, double epsilon = 100) {
+    const std::filesystem::path file = folder.write("update.f32", "some numbers");
+    update.round = update.turn = 3;
+    update.file = file;
+    update.digest = digest_of(file);
+    if (!rounds.is_on()) update.spend = "the update's digest";
+    delivery.emplace(site, folder.path(), rounds, "ward",
+                     [&](const std::string& line) { lines.push_back(line); });
+    delivery->open_ledger(site_ledger_file(folder.path(), ""), rounds.is_on() ? "site" : "record",
+                          {epsilon, 1e-5});
+    update.save();
+  }
+  void send() { delivery->send(update, round, PrivacyEvent{1, 1, 1}); }
+  // What another process would find in the ledger's files if this one were killed now.
+  std::vector<PrivacySpend> on_disk(const std::string& unit) const {
+    const TemporaryDirectory copy;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+      if (entry.path().filename().string().starts_with("privacy.sqlite"))
+        std::filesystem::copy_file(entry.path(), copy.path() / entry.path().filename());
+    return PrivacyLedger(copy.path() + "/privacy.sqlite", unit, {100, 1e-5}).spends();
+  }
+  bool is_waiting() const { return WaitingUpdate::find(folder.path(), 3, "", std::nullopt).has_value(); }
+};
+
+const RoundPrivacy kNoisy{.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1};
+
+TEST_CASE_METHOD(DeliveryFixture,
+                 "a noisy update's spend is on disk before it is sent, and it is sent once") {
+  begin(kNoisy);
+  site.exchange = [&](const Spend& spend) {
+    CHECK(on_disk("site").empty());
+    spend();
+    const auto spends = on_disk("site");
+    REQUIRE(spends.size() == 1);
+    CHECK((spends[0].run == "ward" && spends[0].round == 3));
+    return true;
+  };
+  send();
+  REQUIRE(site.delivered.size() == 1);
+  CHECK((site.delivered[0].round == 3 && site.delivered[0].rounds == 9));
+  CHECK_FALSE(is_waiting());
+  CHECK_THAT(lines.back(), Contains("round 4 of 9: delivered"));
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "an update that has its noise is recorded before it is sent, and once") {
+  begin({});
+  site.exchange = [&](const Spend& spend) -> bool {
+    CHECK(on_disk("record").size() == 1);
+    spend();  // nothing
+    fail("the coordinator is gone");
+  };
+  CHECK_THROWS_WITH(send(), Contains("is gone"));
+  CHECK(is_waiting());
+  site.exchange = [](const Spend&) { return true; };
+  send();
+  CHECK(on_disk("record").size() == 1);  // the same bytes reveal nothing new
+  CHECK(is_waiting());                   // a coordinator that was killed may ask for it again
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "a noisy update whose delivery failed after its spend is spent anew") {
+  begin(kNoisy);
+  site.exchange = [](const Spend& spend) -> bool {
+    spend();
+    fail("the coordinator is gone");
+  };
+  CHECK_THROWS_WITH(send(), Contains("is gone"));
+  CHECK(on_disk("site").size() == 1);
+  site.exchange = [](const Spend& spend) { return spend(), true; };
+  send();
+  const auto spends = on_disk("site");
+  REQUIRE(spends.size() == 2);
+  CHECK(spends[0].digest != spends[1].digest);
+  CHECK(std::ranges::any_of(lines, [](const std::string& line) {
+    return line.starts_with("warning: round 4: privacy has now been spent for it 2 times");
+  }));
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "an update of sampled units is forgotten before it is sent") {
+  begin({.unit = RoundPrivacy::Unit::site, .rate = 0.5, .noise_multiplier = 1});
+  site.exchange = [&](const Spend& spend) {
+    CHECK(is_waiting());
+    spend();
+    CHECK_FALSE(is_waiting());
+    throw Interrupted();
+    return false;
+  };
+  send();
+  CHECK(on_disk("site").size() == 1);
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "nothing is sent if the spend cannot be recorded") {
+  const bool noisy = GENERATE(false, true);
+  begin(noisy ? kNoisy : RoundPrivacy());
+  folder.write("spent.txt", ledger.string() + "\n");  // as after an earlier round
+  bool sent = false;
+  site.exchange = [&](const Spend& spend) {
+    spend();
+    sent = true;
+    return true;
+  };
+  {
+    const FileSizeLimit full(0);
+    CHECK_THROWS_WITH(send(), Contains("privacy.sqlite"));  // not the note
+  }
+  CHECK_FALSE(sent);
+  CHECK(on_disk(noisy ? "site" : "record").empty());
+  CHECK(is_waiting());
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "an update above the budget is not offered to the coordinator") {
+  const bool noisy = GENERATE(false, true);
+  begin(noisy ? kNoisy : RoundPrivacy(), 0.1);
+  CHECK_THROWS_AS(send(), BudgetExceeded);
+  CHECK(site.delivered.empty());
+  CHECK(on_disk(noisy ? "site" : "record").empty());
+}
+
+TEST_CASE("a missing ledger is refused in a folder that says that privacy was spent there") {
+  const TemporaryDirectory folder;
+  CHECK(site_ledger_file(folder.path(), "") == folder.path() + "/privacy.sqlite");
+  for (const char* trace : {"spent.txt", "update.json", "private-00000001.f32"}) {
+    const auto file = folder.write(trace, "");
+    CHECK_THROWS_WITH(site_ledger_file(folder.path(), ""),
+                      Contains(std::string("there were rounds here (") + trace));
+    std::filesystem::remove(file);
+  }
+}
+
+}  // namespace
+}  // namespace conclave
