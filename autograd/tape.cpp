@@ -50,7 +50,7 @@ ExampleRows Tape::examples_of(const char* function, Index rows,
       parameters, [](const Tensor* parameter) { return parameter->slot && parameter->slot->parameter; });
   if (!recording_ || !examples_ || !any) return {};
   require(examples_.segments.count() >= 0,
-          "{}: the examples of its rows are not known; call Tape::rows_are_of first", function);
+          "{}: the examples of its rows are not known; call Tape::set_example_rows first", function);
   ExampleRows found = examples_;
   const Index units = found.segments.offsets.back();
   found.segments.each = units > 0 ? rows / units : 0;
@@ -129,7 +129,7 @@ GradientTarget Tape::into(const Tensor& input) {
   return {slot.gradient, Write::assign};
 }
 
-void Tape::hand_on(const Tensor& dy, const Tensor& input) {
+void Tape::pass_gradient(const Tensor& dy, const Tensor& input) {
   if (!input.slot) return;
   GradientSlot& slot = *input.slot;
   if (slot.gradient.defined() || slot.range) {

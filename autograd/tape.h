@@ -85,18 +85,18 @@ class Tape {
   /// From now on, functions with parameters note each example's gradient in `gradients` instead of adding to
   /// the parameters' gradients. `gradients` must outlive the recording. A function that does not support this
   /// fails in backward.
-  void tell_examples_apart(ExampleGradients& gradients) { examples_.gradients = &gradients; }
+  void collect_example_gradients(ExampleGradients& gradients) { examples_.gradients = &gradients; }
   /// Null if examples are not told apart.
   ExampleGradients* example_gradients() const { return examples_.gradients; }
   /// Sets which examples the rows of functions with parameters belong to from now on.
-  void rows_are_of(const ExampleRows& rows) { examples_ = rows; }
+  void set_example_rows(const ExampleRows& rows) { examples_ = rows; }
   const ExampleRows& examples() const { return examples_; }
   /// The same examples with one row each; empty if they are not told apart.
   ExampleRows one_row_each() const {
     return examples_ ? examples_.gradients->one_each(examples_) : examples_;
   }
   /// The examples of a function's `rows` rows; empty if examples are not told apart or none of `parameters`
-  /// is a parameter. Throws Error if rows_are_of() was not called or its number of rows does not fit.
+  /// is a parameter. Throws Error if set_example_rows() was not called or its number of rows does not fit.
   ExampleRows examples_of(const char* function, Index rows,
                           std::initializer_list<const Tensor*> parameters) const;
 
@@ -139,7 +139,7 @@ class Tape {
 
   /// Adds `dy` to `input`'s gradient, if `input` has a slot. The first contribution is not copied: `input`
   /// takes over the memory of dy, so a function calls this after its last use of dy.
-  void hand_on(const Tensor& dy, const Tensor& input);
+  void pass_gradient(const Tensor& dy, const Tensor& input);
 
   /// A tensor to start from, and its gradient (same shape and dtype).
   struct Loss {
@@ -204,9 +204,9 @@ void Tape::record(const char* name, std::span<const Tensor* const> inputs,
 class ExampleScope {
  public:
   ExampleScope(Tape& tape, const ExampleRows& rows) : tape_(tape), before_(tape.examples()) {
-    tape_.rows_are_of(rows);
+    tape_.set_example_rows(rows);
   }
-  ~ExampleScope() { tape_.rows_are_of(before_); }
+  ~ExampleScope() { tape_.set_example_rows(before_); }
   ExampleScope(const ExampleScope&) = delete;
   ExampleScope& operator=(const ExampleScope&) = delete;
 

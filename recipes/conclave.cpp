@@ -21,7 +21,7 @@ std::string environment(const char* name) {
   return value ? value : "";
 }
 
-conclave::commands::Surroundings surroundings() {
+conclave::commands::ProcessEnvironment surroundings() {
   char host[256] = "localhost";
   gethostname(host, sizeof host - 1);
   std::string cache = environment("XDG_CACHE_HOME");

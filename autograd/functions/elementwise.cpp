@@ -23,7 +23,7 @@ Tensor add(Tape& tape, const Tensor& a, const Tensor& b) {
       const auto [da, write] = tape.into(a);
       kernels::scale(dy, 1.0, da, write);
     }
-    tape.hand_on(dy, b);
+    tape.pass_gradient(dy, b);
   });
   return y;
 }
@@ -65,7 +65,7 @@ Tensor dropout(Tape& tape, const Tensor& x, const Tensor& residual, double rate,
       const auto [dx, write] = tape.into(x);
       kernels::dropout_backward(tape.gradient(y), mask, rate, dx, write);
     }
-    tape.hand_on(tape.gradient(y), residual);
+    tape.pass_gradient(tape.gradient(y), residual);
   });
   return y;
 }

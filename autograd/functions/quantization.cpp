@@ -44,7 +44,7 @@ Tensor fake_quantize_rows(Tape& tape, const Tensor& x, QuantLevels levels) {
     kernels::range_scales(lowest, highest, levels, scale, zero_point);
     kernels::fake_quantize(x, scale, zero_point, levels, y);
   }
-  tape.record("fake_quantize_rows", {&x}, {&y}, [=](Tape& tape) { tape.hand_on(tape.gradient(y), x); });
+  tape.record("fake_quantize_rows", {&x}, {&y}, [=](Tape& tape) { tape.pass_gradient(tape.gradient(y), x); });
   return y;
 }
 

@@ -198,7 +198,7 @@ void UploadTrial::hinder(std::size_t connections, std::size_t uploads) {
   });
 }
 
-void UploadTrial::turn_out() { parts_->allowed().remove("hinderer"); }
+void UploadTrial::revoke() { parts_->allowed().remove("hinderer"); }
 
 UploadTrial::Refusal UploadTrial::call_once() {
   grpc::ClientContext context;

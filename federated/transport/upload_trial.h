@@ -34,7 +34,7 @@ class UploadTrial {
   /// does not continue. Returns when the coordinator serves as many of them as it does at a time.
   void hinder(std::size_t connections, std::size_t uploads);
   /// That site's certificate is no longer accepted.
-  void turn_out();
+  void revoke();
   /// That site makes one more call, which is invalid. Returns why it was refused; throws Error for any other
   /// reason.
   enum class Refusal : std::uint8_t { too_many, not_let_in };

@@ -273,7 +273,7 @@ Tensor Dispatcher::leave(Tape& tape, const Tensor& results, const DispatchRound&
   const Tensor left = tape.tap(results);
   tape.record("leave", {&results}, {&left}, [this, results, left, number](Tape& tape) {
     under_way_[number].wait();
-    tape.hand_on(tape.gradient(left), results);
+    tape.pass_gradient(tape.gradient(left), results);
     // A pass in several rounds copies this gradient, and a pass in one round does not. Planning reserves the
     // memory.
     if (tape.planning()) tape.empty(results.shape(), results.dtype());

@@ -164,9 +164,9 @@ Tensor MixedExperts::forward_from(Tape& tape, std::size_t number, const ExpertIn
   const kernels::RowOffsets other_runs = from(tape, input.sequences.subspan(runs), at);
   const ExampleRows all = tape.examples();
   const ExampleScope scope(tape, all);
-  if (all) tape.rows_are_of({{own_runs}, all.examples.first(runs), all.gradients});
+  if (all) tape.set_example_rows({{own_runs}, all.examples.first(runs), all.gradients});
   const Tensor first = checked_forward(tape, *kind.experts, {head, input.offsets.first(local + 1), own_runs});
-  if (all) tape.rows_are_of({{other_runs}, all.examples.subspan(runs), all.gradients});
+  if (all) tape.set_example_rows({{other_runs}, all.examples.subspan(runs), all.gradients});
   const Tensor others =
       forward_from(tape, number + 1, {tail, from(tape, input.offsets.subspan(local), at), other_runs});
   return functions::join_rows(tape, first, others);

@@ -52,7 +52,7 @@ MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
       experts_(expert_shares(options.expert, options.experts), expert_options(options, grid)),
       balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
       dispatcher_(grid.expert_group(), options.experts, options.capacity_factor,
-                  experts_.wants_sequences() || options.tells_examples_apart, options.dispatch_chunks) {
+                  experts_.wants_sequences() || options.collects_example_gradients, options.dispatch_chunks) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",
           options.top_k, options.experts);
   require(options.gate == "top_k" || options.gate == "expert_choice",
@@ -242,7 +242,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor offsets = tape.on_device(host_offsets);
   const Tensor entered = tape.tap(x);
   tape.record("moe", {&x}, {&entered}, [this, x, entered](Tape& tape) {
-    tape.hand_on(tape.gradient(entered), x);
+    tape.pass_gradient(tape.gradient(entered), x);
     statistics_.seconds += now();  // backward subtracted the start time where it entered the layer (below)
   });
 
@@ -264,7 +264,7 @@ Tensor MoeLayer::operator()(Tape& tape, ForwardContext& context, const Tensor& x
   const Tensor left = tape.tap(y);
   tape.record("moe", {&y}, {&left}, [this, y, left](Tape& tape) {
     statistics_.seconds -= now();
-    tape.hand_on(tape.gradient(left), y);
+    tape.pass_gradient(tape.gradient(left), y);
   });
   std::vector<Index>& counted = context.training ? statistics_.load : statistics_.used;
   for (std::size_t e = 0; e < counted.size(); ++e) counted[e] += routing.counts[e];

@@ -39,8 +39,8 @@ struct MoeOptions {
   RouterLosses router_losses = {};
   double capacity_factor = 1.5;  ///< planned rows per rank and round, relative to the most that a rank sends
   Index dispatch_chunks = 0;     ///< chunks per round, see Dispatcher
-  /// Whether passes may call Tape::tell_examples_apart; all rows then come in one round.
-  bool tells_examples_apart = false;
+  /// Whether passes may call Tape::collect_example_gradients; all rows then come in one round.
+  bool collects_example_gradients = false;
   Quantization* quantization = nullptr;  ///< the model's; null: experts are not quantized
 };
 
@@ -98,9 +98,9 @@ class MoeLayer : public Module {
   const MixedExperts& experts() const { return experts_; }
   Dispatcher& dispatcher() { return dispatcher_; }
   /// The largest number of experts that a token can go to.
-  Index most_experts() const { return options_.gate == "top_k" ? options_.top_k : options_.experts; }
-  /// The choices of the last forward pass, recorded on `tape`: [tokens, uses x most_experts()] i32 in host
-  /// memory. Within each use, -1 follows a token's last expert.
+  Index max_experts_per_token() const { return options_.gate == "top_k" ? options_.top_k : options_.experts; }
+  /// The choices of the last forward pass, recorded on `tape`: [tokens, uses x max_experts_per_token()] i32
+  /// in host memory. Within each use, -1 follows a token's last expert.
   Tensor chosen_experts(Tape& tape) const;
 
  private:

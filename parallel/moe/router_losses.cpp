@@ -45,7 +45,7 @@ Tensor balance_probabilities(Tape& tape, const Tensor& probabilities, const Bala
     kernels::add_row(
         tape.on_device(Tensor::borrow(gradient.data(), {static_cast<Index>(gradient.size())}, DType::f64)),
         d);
-    tape.hand_on(d, probabilities);
+    tape.pass_gradient(d, probabilities);
   });
   return balanced;
 }

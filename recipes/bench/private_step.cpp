@@ -32,7 +32,7 @@ class Step {
     parameters_.zero_gradients();
     Tape tape(activations_);
     ExampleGradients gradients(activations_, batch_.global_sequences);
-    if (apart_) tape.tell_examples_apart(gradients);
+    if (apart_) tape.collect_example_gradients(gradients);
     ForwardContext context{.stream = {.seed = 1, .step = 1, .tensor = 0},
                            .global_tokens = batch_.global_tokens,
                            .global_sequences = 1,

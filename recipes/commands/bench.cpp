@@ -57,7 +57,8 @@ std::string bench_names() {
   return names;
 }
 
-int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+int bench(const BenchArguments& arguments, const ProcessEnvironment& surroundings,
+          const MpiSession& session) {
   auto world = session.world();
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);

@@ -48,7 +48,8 @@ ImagesWithReferences split_of(const LoadedModel& model, const std::string& name,
 
 }  // namespace
 
-int caption(const CaptionArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+int caption(const CaptionArguments& arguments, const ProcessEnvironment& surroundings,
+            const MpiSession& session) {
   require(arguments.images.empty() != arguments.split.empty(),
           "caption: give either --image FILE or --split");
   DeviceWorld chosen = world_for(arguments.device, session);

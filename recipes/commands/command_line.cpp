@@ -20,11 +20,11 @@
 namespace conclave::commands {
 namespace {
 
-using Run = std::function<int(const Surroundings&)>;
+using Run = std::function<int(const ProcessEnvironment&)>;
 
 // Runs a command of one process.
 Run alone(Run command) {
-  return [command = std::move(command)](const Surroundings& surroundings) {
+  return [command = std::move(command)](const ProcessEnvironment& surroundings) {
     try {
       return command(surroundings);
     } catch (const RecipeError& error) {
@@ -68,11 +68,11 @@ int run_together(const std::function<int(const MpiSession&)>& command) {
 }
 
 template <class Arguments>
-using OnRanks = int (*)(const Arguments&, const Surroundings&, const MpiSession&);
+using OnRanks = int (*)(const Arguments&, const ProcessEnvironment&, const MpiSession&);
 
 template <class Arguments>
 Run together(OnRanks<Arguments> command, const Arguments& arguments) {
-  return [=](const Surroundings& surroundings) {
+  return [=](const ProcessEnvironment& surroundings) {
     return run_together([&](const MpiSession& session) { return command(arguments, surroundings, session); });
   };
 }
@@ -114,7 +114,8 @@ Arguments& until_interrupted(CLI::App* command, Chosen& chosen, OnRanks<Argument
 template <class Arguments>
 Arguments& in_one_process(CLI::App* command, Chosen& chosen, int (*run)(const Arguments&)) {
   const auto arguments = std::make_shared<Arguments>();
-  command->callback([=, &chosen] { chosen = {alone([=](const Surroundings&) { return run(*arguments); })}; });
+  command->callback(
+      [=, &chosen] { chosen = {alone([=](const ProcessEnvironment&) { return run(*arguments); })}; });
   return *arguments;
 }
 
@@ -489,7 +490,7 @@ void add_inspect(CLI::App& app, Chosen& chosen) {
       arguments->cost.overrides = arguments->experts.overrides;
       chosen = {together(commands::inspect_cost, arguments->cost)};
     } else {
-      chosen = {alone([arguments](const Surroundings&) { return inspect(arguments->inspect); })};
+      chosen = {alone([arguments](const ProcessEnvironment&) { return inspect(arguments->inspect); })};
     }
   });
 }
@@ -500,7 +501,7 @@ void add_export(CLI::App& app, Chosen& chosen) {
   const auto shared = std::make_shared<ExportArguments>();
   command->callback([=, &chosen] {
     chosen = {export_format(*shared) == "onnx" ? together(export_graph, *shared)
-                                               : alone([=](const Surroundings& surroundings) {
+                                               : alone([=](const ProcessEnvironment& surroundings) {
                                                    return export_weights(*shared, surroundings);
                                                  })};
   });
@@ -706,7 +707,7 @@ void print_mistake(const CLI::App& app, const std::vector<std::string>& argument
 
 }  // namespace
 
-int run_command_line(int argc, char** argv, const std::string& version, Surroundings surroundings) {
+int run_command_line(int argc, char** argv, const std::string& version, ProcessEnvironment surroundings) {
   CLI::App app{"Conclave trains one mixture of experts across processes, machines and institutions.",
                "conclave"};
   app.require_subcommand(1);

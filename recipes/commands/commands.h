@@ -18,7 +18,7 @@
 namespace conclave::commands {
 
 /// What the commands use of the process's surroundings; read once, in main.
-struct Surroundings {
+struct ProcessEnvironment {
   std::string cache_directory;
   std::string host;
   bool omp_threads_given = false;  ///< OMP_NUM_THREADS is set: a recipe's threads = 0 keeps it
@@ -40,7 +40,7 @@ struct TrainArguments {
   std::string resume;
   std::string device = "auto";  ///< see world_on() in parallel/device_world.h
 };
-int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int train(const TrainArguments& arguments, const ProcessEnvironment& surroundings, const MpiSession& session);
 
 struct EvaluateArguments {
   std::string checkpoint;
@@ -52,7 +52,8 @@ struct EvaluateArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int evaluate(const EvaluateArguments& arguments, const ProcessEnvironment& surroundings,
+             const MpiSession& session);
 
 struct QuantizeArguments {
   std::string checkpoint;
@@ -60,7 +61,8 @@ struct QuantizeArguments {
   std::int64_t batches = 64;  ///< of training examples, to learn ranges from
   std::vector<std::string> overrides;
 };
-int quantize(const QuantizeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surroundings,
+             const MpiSession& session);
 
 struct PredictArguments {
   std::string checkpoint;
@@ -69,7 +71,8 @@ struct PredictArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int predict(const PredictArguments& arguments, const ProcessEnvironment& surroundings,
+            const MpiSession& session);
 
 struct GenerateArguments {
   std::string checkpoint;
@@ -82,7 +85,8 @@ struct GenerateArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-int generate(const GenerateArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int generate(const GenerateArguments& arguments, const ProcessEnvironment& surroundings,
+             const MpiSession& session);
 
 struct CaptionArguments {
   std::string checkpoint;
@@ -92,7 +96,8 @@ struct CaptionArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-int caption(const CaptionArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int caption(const CaptionArguments& arguments, const ProcessEnvironment& surroundings,
+            const MpiSession& session);
 
 struct ServeArguments {
   std::string checkpoint;
@@ -104,7 +109,7 @@ struct ServeArguments {
   std::string device = "auto";
 };
 /// Runs until a signal ends it.
-int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int serve(const ServeArguments& arguments, const ProcessEnvironment& surroundings, const MpiSession& session);
 
 struct LoadArguments {
   std::vector<std::string> urls;  ///< of services, asked in turn
@@ -131,7 +136,7 @@ struct ExpertsArguments {
   std::vector<std::string> overrides;
 };
 /// inspect --experts
-int inspect_experts(const ExpertsArguments& arguments, const Surroundings& surroundings,
+int inspect_experts(const ExpertsArguments& arguments, const ProcessEnvironment& surroundings,
                     const MpiSession& session);
 
 struct CostArguments {
@@ -140,7 +145,8 @@ struct CostArguments {
   std::vector<std::string> overrides;
 };
 /// inspect --cost
-int inspect_cost(const CostArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int inspect_cost(const CostArguments& arguments, const ProcessEnvironment& surroundings,
+                 const MpiSession& session);
 
 struct ExportArguments {
   std::string checkpoint, output;
@@ -151,9 +157,9 @@ struct ExportArguments {
 std::string export_format(const ExportArguments& arguments);
 /// Exports as hdf5 or safetensors. It does not start MPI, which may lack the memory or disk space that it
 /// needs.
-int export_weights(const ExportArguments& arguments, const Surroundings& surroundings);
+int export_weights(const ExportArguments& arguments, const ProcessEnvironment& surroundings);
 /// Exports as onnx.
-int export_graph(const ExportArguments& arguments, const Surroundings& surroundings,
+int export_graph(const ExportArguments& arguments, const ProcessEnvironment& surroundings,
                  const MpiSession& session);
 
 struct BenchArguments {
@@ -163,7 +169,7 @@ struct BenchArguments {
 };
 /// The names of the benchmarks, as a sentence lists them.
 std::string bench_names();
-int bench(const BenchArguments& arguments, const Surroundings& surroundings, const MpiSession& session);
+int bench(const BenchArguments& arguments, const ProcessEnvironment& surroundings, const MpiSession& session);
 
 struct ProvisionArguments {
   std::string federation;
@@ -185,14 +191,14 @@ struct InitializeArguments {
   std::string out = "runs/start";
   std::vector<std::string> overrides;
 };
-int federate_initialize(const InitializeArguments& arguments, const Surroundings& surroundings,
+int federate_initialize(const InitializeArguments& arguments, const ProcessEnvironment& surroundings,
                         const MpiSession& session);
 
 struct CoordinatorArguments {
   std::string federation;
   std::vector<std::string> overrides;
 };
-int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
+int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnvironment& surroundings,
                          const MpiSession& session);
 
 struct SiteArguments {
@@ -200,14 +206,14 @@ struct SiteArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
+int federate_site(const SiteArguments& arguments, const ProcessEnvironment& surroundings,
                   const MpiSession& session);
 
 struct SimulateArguments {
   std::string simulation;
   std::vector<std::string> overrides;  ///< of the simulation, and of its recipe
 };
-int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
+int federate_simulate(const SimulateArguments& arguments, const ProcessEnvironment& surroundings,
                       const MpiSession& session);
 
 struct StatusArguments {
@@ -252,13 +258,13 @@ DeviceWorld world_for(const std::string& device, const MpiSession& session);
 /// Collective. Prepares the ranks for `recipe`, of the file `name`: checks that they can run it, loads its
 /// plug-ins, sets its threads, and divides the ranks as it says. Throws RecipeError, and what load_plugins()
 /// throws.
-ProcessGrid grid_for(Recipe& recipe, const std::string& name, const Surroundings& surroundings,
+ProcessGrid grid_for(Recipe& recipe, const std::string& name, const ProcessEnvironment& surroundings,
                      std::unique_ptr<Communicator> world);
 
 /// What a Trainer needs of the surroundings; its progress goes to standard error.
-TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume = "");
+TrainerEnvironment trainer_environment(const ProcessEnvironment& surroundings, std::string resume = "");
 
 /// Sets OpenMP's threads: `requested` or, where that is 0, this machine's cores divided among its ranks.
-void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world);
+void set_threads(std::int64_t requested, const ProcessEnvironment& surroundings, Communicator& world);
 
 }  // namespace conclave::commands

@@ -45,7 +45,7 @@ void print(const Model& model, const std::string& path, Index longest, Index len
 
 }  // namespace
 
-int inspect_cost(const CostArguments& arguments, const Surroundings& surroundings,
+int inspect_cost(const CostArguments& arguments, const ProcessEnvironment& surroundings,
                  const MpiSession& session) {
   const ProcessGrid grid(session.world(), 0);
   const auto show = [&](const Model& model, const Recipe& recipe) {

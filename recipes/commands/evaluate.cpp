@@ -27,7 +27,7 @@ nlohmann::ordered_json domain_summary(SplitEvaluation& evaluation, const Evaluat
 
 }  // namespace
 
-int evaluate(const EvaluateArguments& arguments, const Surroundings& surroundings,
+int evaluate(const EvaluateArguments& arguments, const ProcessEnvironment& surroundings,
              const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
   auto& world = chosen.world;

@@ -80,7 +80,7 @@ HeatMap picture(const LayerUsage& layer, const SplitEvaluation& evaluation, cons
 
 }  // namespace
 
-int inspect_experts(const ExpertsArguments& arguments, const Surroundings& surroundings,
+int inspect_experts(const ExpertsArguments& arguments, const ProcessEnvironment& surroundings,
                     const MpiSession& session) {
   auto world = session.world();
   set_threads(0, surroundings, *world);

@@ -49,7 +49,7 @@ std::string export_format(const ExportArguments& arguments) {
   return "";
 }
 
-int export_weights(const ExportArguments& arguments, const Surroundings& surroundings) {
+int export_weights(const ExportArguments& arguments, const ProcessEnvironment& surroundings) {
   const std::string format = export_format(arguments);
   require(!format.empty(), "{}: name the output *.h5, *.safetensors or *.onnx, or give its --format",
           arguments.output);
@@ -62,7 +62,7 @@ int export_weights(const ExportArguments& arguments, const Surroundings& surroun
   return 0;
 }
 
-int export_graph(const ExportArguments& arguments, const Surroundings& /*surroundings*/,
+int export_graph(const ExportArguments& arguments, const ProcessEnvironment& /*surroundings*/,
                  const MpiSession& session) {
   const ProcessGrid grid(session.world(), 0);
   expect_alone(grid.world().size());

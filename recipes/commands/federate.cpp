@@ -218,7 +218,7 @@ int federate_request(const RequestArguments& arguments) {
   return 0;
 }
 
-int federate_initialize(const InitializeArguments& arguments, const Surroundings& surroundings,
+int federate_initialize(const InitializeArguments& arguments, const ProcessEnvironment& surroundings,
                         const MpiSession& session) {
   auto world = session.world();
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides, world.get());
@@ -231,7 +231,7 @@ int federate_initialize(const InitializeArguments& arguments, const Surroundings
   return 0;
 }
 
-int federate_coordinator(const CoordinatorArguments& arguments, const Surroundings& surroundings,
+int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnvironment& surroundings,
                          const MpiSession& session) {
   umask(0077);                    // hides counts and metrics of all sites from other users
   std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first

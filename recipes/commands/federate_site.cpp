@@ -13,7 +13,7 @@
 
 namespace conclave::commands {
 
-int federate_site(const SiteArguments& arguments, const Surroundings& surroundings,
+int federate_site(const SiteArguments& arguments, const ProcessEnvironment& surroundings,
                   const MpiSession& session) {
   // Hides updates, losses without noise, and what was spent from other users of this machine.
   umask(0077);

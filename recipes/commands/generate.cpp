@@ -66,7 +66,7 @@ void judge(const std::string& path, const std::vector<Image>& images, const std:
 
 }  // namespace
 
-int generate(const GenerateArguments& arguments, const Surroundings& surroundings,
+int generate(const GenerateArguments& arguments, const ProcessEnvironment& surroundings,
              const MpiSession& session) {
   require(arguments.out.ends_with(".png"), "{}: name the output *.png", arguments.out);
   DeviceWorld chosen = world_for(arguments.device, session);

@@ -59,7 +59,8 @@ Example example_of(std::string line, const LoadedModel& loaded) {
 
 }  // namespace
 
-int predict(const PredictArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+int predict(const PredictArguments& arguments, const ProcessEnvironment& surroundings,
+            const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
   auto& world = chosen.world;
   set_threads(0, surroundings, *world);

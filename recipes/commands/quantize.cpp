@@ -30,7 +30,7 @@ std::string notes_of(nlohmann::json metadata) {
 
 }  // namespace
 
-int quantize(const QuantizeArguments& arguments, const Surroundings& surroundings,
+int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surroundings,
              const MpiSession& session) {
   auto world = session.world();
   set_threads(0, surroundings, *world);

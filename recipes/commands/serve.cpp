@@ -93,7 +93,8 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
 
 }  // namespace
 
-int serve(const ServeArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+int serve(const ServeArguments& arguments, const ProcessEnvironment& surroundings,
+          const MpiSession& session) {
   std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
   require(arguments.http.connections.certificate.empty() == arguments.http.connections.key.empty(),
           "--certificate and --key: give both, or neither");

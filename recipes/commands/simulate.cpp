@@ -61,7 +61,7 @@ void report(const Simulation& simulation, const SimulatedRound& round, MetricsWr
 
 }  // namespace
 
-int federate_simulate(const SimulateArguments& arguments, const Surroundings& surroundings,
+int federate_simulate(const SimulateArguments& arguments, const ProcessEnvironment& surroundings,
                       const MpiSession& session) {
   std::vector<std::string> of_recipe = arguments.overrides;
   auto world = session.world();

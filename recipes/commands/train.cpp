@@ -6,7 +6,7 @@
 
 namespace conclave::commands {
 
-void set_threads(std::int64_t requested, const Surroundings& surroundings, Communicator& world) {
+void set_threads(std::int64_t requested, const ProcessEnvironment& surroundings, Communicator& world) {
   if (requested > 0) return omp_set_num_threads(static_cast<int>(requested));
   if (surroundings.omp_threads_given) return;
   // mpirun may have bound each rank to its own cores. Ranks share cores that are not bound.
@@ -26,7 +26,7 @@ DeviceWorld world_for(const std::string& device, const MpiSession& session) {
   return chosen;
 }
 
-ProcessGrid grid_for(Recipe& recipe, const std::string& name, const Surroundings& surroundings,
+ProcessGrid grid_for(Recipe& recipe, const std::string& name, const ProcessEnvironment& surroundings,
                      std::unique_ptr<Communicator> world) {
   check_expert_parallel(recipe, name, world->size());
   load_plugins(recipe, name, world.get());
@@ -34,7 +34,7 @@ ProcessGrid grid_for(Recipe& recipe, const std::string& name, const Surroundings
   return {std::move(world), static_cast<int>(recipe.parallel.expert_parallel)};
 }
 
-TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::string resume) {
+TrainerEnvironment trainer_environment(const ProcessEnvironment& surroundings, std::string resume) {
   return {.cache_directory = surroundings.cache_directory,
           .host = surroundings.host,
           .progress = progress_options(2, surroundings.no_color, surroundings.term),
@@ -42,7 +42,8 @@ TrainerEnvironment trainer_environment(const Surroundings& surroundings, std::st
           .resume = std::move(resume)};
 }
 
-int train(const TrainArguments& arguments, const Surroundings& surroundings, const MpiSession& session) {
+int train(const TrainArguments& arguments, const ProcessEnvironment& surroundings,
+          const MpiSession& session) {
   DeviceWorld chosen = world_for(arguments.device, session);
   Recipe recipe = read_recipe(arguments.recipe, arguments.overrides, chosen.world.get());
   const ProcessGrid grid = grid_for(recipe, arguments.recipe, surroundings, std::move(chosen.world));

@@ -97,8 +97,9 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
   const auto layers = model_.moe_layers();
   const auto classes = static_cast<std::size_t>(classes_);
   const bool routes = !layers.empty();
-  RoutingCounts routing(layers.size(), routes ? layers.front().second->statistics().load.size() : 0, classes,
-                        routes ? static_cast<std::size_t>(layers.front().second->most_experts()) : 0);
+  RoutingCounts routing(
+      layers.size(), routes ? layers.front().second->statistics().load.size() : 0, classes,
+      routes ? static_cast<std::size_t>(layers.front().second->max_experts_per_token()) : 0);
   const auto take_tables = [&] {
     result.expert_classes = routing.expert_classes();
     result.experts_per_token = routing.experts_per_token();

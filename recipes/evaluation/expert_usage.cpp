@@ -67,7 +67,7 @@ std::vector<LayerUsage> measure_expert_usage(SplitEvaluation& evaluation, Commun
     for (std::size_t l = 0; l < layers.size(); ++l) {
       const auto experts = chosen_experts[l].span<std::int32_t>();
       const auto width = static_cast<std::size_t>(chosen_experts[l].size(1)),
-                 uses = width / static_cast<std::size_t>(moe_layers[l].second->most_experts());
+                 uses = width / static_cast<std::size_t>(moe_layers[l].second->max_experts_per_token());
       for (std::size_t s = 0; s < batch.examples.size(); ++s) {
         const auto first = static_cast<std::size_t>(batch.offsets[s]);
         const auto tokens = static_cast<std::size_t>(batch.offsets[s + 1]) - first;

@@ -92,11 +92,11 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   ExampleGradients* const apart = tape.example_gradients();
   if (texts_) {
     tokens = hide_tokens(tape, context, input);
-    if (apart) tape.rows_are_of(apart->sequences(input.text_offsets));
+    if (apart) tape.set_example_rows(apart->sequences(input.text_offsets));
     texts = trunk_.embed(tape, tokens.seen, input.positions);
   }
   if (images_) {
-    if (apart) tape.rows_are_of(apart->each(input.image_sequences.span<std::int32_t>()));
+    if (apart) tape.set_example_rows(apart->each(input.image_sequences.span<std::int32_t>()));
     images = trunk_.encode(tape, context, input.images);
   }
   const Tensor merged = Trunk::merge(tape, images, texts, trunk_.image_tokens(), input),
@@ -105,7 +105,7 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   // Sequences are numbered over all ranks; with a fusion, each example has two.
   const Index first = context.first_sequence;
   if (fusion_) context.first_sequence *= 2;
-  if (apart) tape.rows_are_of(apart->sequences(input.offsets));
+  if (apart) tape.set_example_rows(apart->sequences(input.offsets));
   Tensor x = trunk_.transform(tape, context, merged, sequences);
   context.first_sequence = first;
   if (fusion_) {
@@ -120,7 +120,7 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   pooled = apply_dropout(tape, context, pooled, Tensor(), options_.dropout, context.first_sequence);
   TaskOutput output;
   output.features = pooled;
-  tape.rows_are_of(tape.one_row_each());
+  tape.set_example_rows(tape.one_row_each());
   output.logits = head_(tape, pooled);
   Tensor wide_scores;
   if (wide_) {

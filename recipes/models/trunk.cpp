@@ -92,7 +92,7 @@ struct Trunk::Layer : Module {
                                        .domain_expert = moe.domain_expert},
                      .capacity_factor = moe.capacity_factor,
                      .dispatch_chunks = dispatch_chunks,
-                     .tells_examples_apart = apart,
+                     .collects_example_gradients = apart,
                      .quantization = quantization},
           grid);
       add_module("moe", *experts);

@@ -57,7 +57,7 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
                          .global_images = batch.global_images};
   std::optional<ExampleGradients> apart;
   if (privacy_)
-    tape.tell_examples_apart(apart.emplace(activations_, batch.global_sequences, batch.first_sequence));
+    tape.collect_example_gradients(apart.emplace(activations_, batch.global_sequences, batch.first_sequence));
   const TaskOutput output = (*tasks_[number].task)(tape, context, input);
   const TaskOutput::Losses losses = output.losses_of_terms(tape, accumulate);
   if (last) reducer_.arm();

@@ -37,8 +37,8 @@ struct ExampleScene {
     const Tensor bounds = arena.empty({last - first + 1}, DType::i32);
     std::ranges::copy(own, bounds.data<std::int32_t>());
     if (gradients) {
-      tape.tell_examples_apart(*gradients);
-      tape.rows_are_of(gradients->sequences(bounds));
+      tape.collect_example_gradients(*gradients);
+      tape.set_example_rows(gradients->sequences(bounds));
     }
     const Tensor y = forward(tape, x.rows(begin, end), bounds);
     if (y.size(0) == 0) return y;
@@ -280,7 +280,7 @@ TEST_CASE("grouped products: an example has rows of several groups", "[example_g
   const auto pass = [&](const Tensor& dy, ExampleGradients* apart) {
     parameters.zero_gradients();
     Tape tape(arena);
-    if (apart) tape.rows_are_of({{runs}, of, apart});
+    if (apart) tape.set_example_rows({{runs}, of, apart});
     tape.backward(functions::grouped_linear(tape, x, groups, layer.weight.value, layer.bias.value), dy);
   };
   const auto gradient = [&] {
@@ -320,8 +320,8 @@ TEST_CASE("uses that do not allow per-example gradients are refused", "[example_
   ExampleGradients apart(arena, 2);
   const auto walk = [&](auto forward, bool with_rows = true) {
     Tape tape(arena);
-    tape.tell_examples_apart(apart);
-    if (with_rows) tape.rows_are_of(apart.sequences(offsets));
+    tape.collect_example_gradients(apart);
+    if (with_rows) tape.set_example_rows(apart.sequences(offsets));
     parameters.zero_gradients();
     tape.backward(forward(tape), x);
   };

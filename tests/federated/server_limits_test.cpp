@@ -38,7 +38,7 @@ TEST_CASE("thousands of calls of a site do not stop others, and end with its rev
   trial.deliver();
   trial.hinder(40, 100);  // more calls than the server has threads
   CHECK(seconds_of([&] { trial.deliver(); }) < 20);
-  trial.turn_out();
+  trial.revoke();
   UploadTrial::Ended ended;
   CHECK(seconds_of([&] { ended = trial.wait_for_end(); }) < 20);
   CHECK(ended.refused >= 3900);
@@ -64,7 +64,7 @@ TEST_CASE("a call above the limit is refused before the list is read") {
   replace_list(folder, kEditedList);
   CHECK(trial.call_once() == UploadTrial::Refusal::too_many);
   replace_list(folder, list);
-  trial.turn_out();
+  trial.revoke();
   CHECK(trial.wait_for_end().cut == 8);
 }
 
@@ -82,7 +82,7 @@ TEST_CASE("a list of certificates that is being edited ends no call") {
 TEST_CASE("a site that is refused repeatedly causes few lines in the log") {
   const TemporaryDirectory folder;
   UploadTrial trial(folder.path(), kTrialElements);
-  trial.turn_out();
+  trial.revoke();
   const Clock::time_point began = Clock::now();
   for (int call = 0; call < 50; ++call) CHECK(trial.call_once() == UploadTrial::Refusal::not_let_in);
   CHECK(trial.said() >= 1);

@@ -75,7 +75,7 @@ struct NotingExperts : BaseExpert {
     const Tensor rows = tape.tap(input.rows);
     tape.record("note", {&input.rows}, {&rows}, [from = input.rows, rows](Tape& tape) {
       notes.push_back("compute");
-      tape.hand_on(tape.gradient(rows), from);
+      tape.pass_gradient(tape.gradient(rows), from);
     });
     return functions::grouped_linear(tape, rows, input.offsets, weight.value, Tensor());
   }

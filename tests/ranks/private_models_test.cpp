@@ -95,7 +95,7 @@ struct PrivateScene {
     Tape tape(arena);
     if (!planning) tape.stop_planning();
     ExampleGradients apart(arena, batch.global_sequences, batch.first_sequence);
-    if (tells_apart) tape.tell_examples_apart(apart);
+    if (tells_apart) tape.collect_example_gradients(apart);
     ForwardContext context{.stream = {.seed = 5, .step = 1, .tensor = 0},
                            .first_token = batch.first_token,
                            .first_sequence = batch.first_sequence,

@@ -115,7 +115,7 @@ TEST_CASE("a shared layer with experts reports the choices of each use and count
       }
     }
     const Tensor chosen = layers.front().second->chosen_experts(one.tape);
-    const Index k = layers.front().second->most_experts();
+    const Index k = layers.front().second->max_experts_per_token();
     REQUIRE(chosen.shape() == Shape{one.batch.local_tokens(), 2 * k});
     for (Index use = 0; use < 2; ++use) {
       const Tensor expected = separate[static_cast<std::size_t>(use)].second->chosen_experts(many.tape);
