@@ -121,8 +121,12 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
 // The same sum again, without noise, reveals nothing new.
 class Unmasked {
  public:
+  /// Whether this site has a record; the constructor makes one.
+  static bool exists(const std::filesystem::path& directory) {
+    return std::filesystem::exists(file_in(directory));
+  }
   Unmasked(const std::filesystem::path& directory, std::int64_t round)
-      : file_((directory / "unmasked.sqlite").string()), database_(file_), round_(round) {
+      : file_(file_in(directory).string()), database_(file_), round_(round) {
     database_.run(
         "CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT, made TEXT DEFAULT '')");
     if (!database_.has_column("unmasked", "made"))  // a file of an earlier version
@@ -154,6 +158,9 @@ class Unmasked {
   }
 
  private:
+  static std::filesystem::path file_in(const std::filesystem::path& directory) {
+    return directory / "unmasked.sqlite";
+  }
   [[noreturn]] void refuse_other_noise() const {
     fail(
         "round {}: the coordinator asks for its sum once more, with other noise, and this site helped with "
@@ -242,8 +249,8 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   const auto told = [&](Message::Kind kind, const Bytes& body) {
     return exchange(round, terms.attempt(), kind, text_of(body));
   };
-  Unmasked unmasked(options_.directory, round.round);
-  unmasked.check_first(round.privacy.is_on());
+  if (Unmasked::exists(options_.directory))
+    Unmasked(options_.directory, round.round).check_first(round.privacy.is_on());
   secure_aggregation::Site site(agreement, static_cast<std::uint32_t>(self), identity, source_);
   const auto roster = Roster::decode(bytes_of(told(Message::ADVERTISE, site.advertise().encode())));
   const Bytes shares = of_others([&] { return site.share(roster).encode(); });
@@ -280,6 +287,7 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   for (const std::uint32_t one : survivors.sites)
     names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
   const std::string made = fmt::format("{} bytes {}", agreement.values, agreement.ring.width);
+  Unmasked unmasked(options_.directory, round.round);
   unmasked.check(names, made, round.privacy.is_on());
   const Bytes consent = of_others([&] { return site.consent(survivors).encode(); });
   const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, consent)));
