@@ -175,20 +175,13 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
-    require(std::ssize(ready) >= options_.least,
-            "without the sites that lied, or one of each two that disagree, {} sites are ready, and "
-            "federation.quorum "
-            "needs {}: provision the federation without the sites named above, or start the coordinator "
-            "again with a "
-            "lower quorum",
-            ready.size(), options_.least);
-    require(std::ssize(ready) >= options_.least,
-            "without the sites that lied, or one of each two that disagree, {} sites are ready, and "
-            "federation.quorum "
-            "needs {}: provision the federation without the sites named above, or start the coordinator "
-            "again with a "
-            "lower quorum",
-            ready.size(), options_.least);
+    require(
+        std::ssize(ready) >= options_.least,
+        "{} sites are ready, without those that lied, or one of each two that disagree, and "
+        "federation.quorum "
+        "is {}: provision the federation anew without the sites named above, or start the coordinator again "
+        "with a lower quorum",
+        ready.size(), options_.least);
     const Agreement agreement = agree_among(options_, work, number, sites, elements_of(options_, elements));
     const RoundPrivacy& privacy = options_.privacy;
     const NoisyFormat format = format_of(options_, agreement);
