@@ -121,6 +121,43 @@ TEST_CASE("integer products on the device agree with the processor") {
   }
 }
 
+TEST_CASE("integer products with every activation, of rows of every width") {
+  const QuantLevels levels = QuantLevels::affine(7);
+  const std::vector<Index> offsets{0, 2, 5};
+  for (const Activation activation : {Activation::none, Activation::relu, Activation::gelu, Activation::silu,
+                                      Activation::hard_swish, Activation::hard_sigmoid})
+    for (const Index out : {5, 8, 1029, 1032}) {  // for a warp or a block, with and without aligned quads
+      CAPTURE(static_cast<int>(activation), out);
+      const Tensor x = random_values({5, 3}, 1, DType::f32, 2),
+                   weight = random_values({2, out, 3}, 2, DType::f32),
+                   bias = random_values({2, out}, 3, DType::f32);
+      compare_twins<float>({unwritten({5, out}, DType::f32), x, weight, bias}, [&](const Tensors& t) {
+        integer_product(quantized(t[1], levels, false), levels.highest, offsets, packed(t[2]), t[3],
+                        activation, t[0]);
+      });
+      const IntegerRows rows = quantized(conclave::cuda::to_device(x), levels, false);
+      const IntegerWeights weights = packed(conclave::cuda::to_device(weight));
+      const Tensor biases = conclave::cuda::to_device(bias), y = conclave::cuda::empty_on_device({5, out});
+      const IntegerRows expected = rows_on(Device::cuda, 5, out, true),
+                        next = rows_on(Device::cuda, 5, out, true);
+      for (const IntegerRows* of : {&expected, &next}) give_scales(*of, levels, 0.05);
+      integer_product(rows, levels.highest, offsets, weights, biases, activation, y);
+      quantize_by(y, levels, expected);
+      integer_product(rows, levels.highest, offsets, weights, biases, activation, next, levels);
+      CHECK(integers_of(next, out, levels.highest) == integers_of(expected, out, levels.highest));
+    }
+  for (const Index in : {1029, 1032}) {  // long rows of weights
+    CAPTURE(in);
+    compare_twins<float>({unwritten({2, 3}, DType::f32), random_values({2, in}, 1, DType::f32, 2),
+                          random_values({1, 3, in}, 2, DType::f32)},
+                         [&](const Tensors& t) {
+                           integer_product(quantized(t[1], levels, false), levels.highest,
+                                           std::vector<Index>{0, 2}, packed(t[2]), Tensor{}, Activation::none,
+                                           t[0]);
+                         });
+  }
+}
+
 TEST_CASE("a product to integers on the device equals quantizing its result") {
   for (const auto& [offsets, in, out] : cases()) {
     const Index rows = offsets.back(), groups = static_cast<Index>(offsets.size()) - 1;
