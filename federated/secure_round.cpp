@@ -178,9 +178,8 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     require(
         std::ssize(ready) >= options_.least,
         "{} sites are ready, without those that lied, or one of each two that disagree, and "
-        "federation.quorum "
-        "is {}: provision the federation anew without the sites named above, or start the coordinator again "
-        "with a lower quorum",
+        "federation.quorum is {}: provision the federation anew without the sites named above, or start the "
+        "coordinator again with a lower quorum",
         ready.size(), options_.least);
     const Agreement agreement = agree_among(options_, work, number, sites, elements_of(options_, elements));
     const RoundPrivacy& privacy = options_.privacy;
@@ -245,22 +244,17 @@ void SecureRound::note_liars(std::int64_t round) {
 
 void SecureRound::leave_out(std::vector<ReceivedUpdate>& ready) {
   std::erase_if(ready, [&](const ReceivedUpdate& update) { return left_out_.contains(update.site); });
-  const auto weight = [&](const std::string& site) {
-    const auto found = disagreements_.find(site);
-    return found == disagreements_.end() ? std::size_t{0} : found->second.size();
-  };
   SystemRandom random;
   RandomBits bits(random);
   for (std::size_t i = 0; i < ready.size();) {
-    const auto other = std::ranges::find_if(ready, [&](const ReceivedUpdate& update) {
-      const auto found = disagreements_.find(ready[i].site);
-      return found != disagreements_.end() && found->second.contains(update.site);
-    });
+    const auto& partners = disagreements_[ready[i].site];
+    const auto other = std::ranges::find_if(
+        ready, [&](const ReceivedUpdate& update) { return partners.contains(update.site); });
     if (other == ready.end()) {
       ++i;
       continue;
     }
-    const std::size_t mine = weight(ready[i].site), theirs = weight(other->site);
+    const std::size_t mine = partners.size(), theirs = disagreements_[other->site].size();
     const bool me = mine != theirs ? mine > theirs : bits.below(2) == 0;
     ready.erase(me ? ready.begin() + static_cast<std::ptrdiff_t>(i) : other);
     i = 0;

@@ -8,6 +8,7 @@
 #include "federated/secure_aggregation/secret_sharing.h"
 
 namespace conclave::secure_aggregation {
+
 Coordinator::Coordinator(Agreement agreement)
     : agreement_((agreement.check(), std::move(agreement))), sum_(agreement_.ring, agreement_.length) {
   for (std::uint32_t site = 0; site < agreement_.sites.size(); ++site) awaited_.insert(awaited_.end(), site);
@@ -108,10 +109,8 @@ Survivors Coordinator::survivors(std::uint32_t site) const {
   Survivors survivors = survivors_;
   for (const std::uint32_t other : round_->graph().sharing(site)) {
     if (!survived(other)) continue;
-    const auto& receipts = receipts_.at(other);
-    if (const auto found = std::ranges::lower_bound(receipts, site, {}, &Receipt::other);
-        found != receipts.end() && found->other == site)
-      survivors.receipts.push_back({other, found->token});
+    if (const Key* const token = token_in(receipts_.at(other), site))
+      survivors.receipts.push_back({other, *token});
   }
   return survivors;
 }
@@ -161,13 +160,9 @@ bool Coordinator::is_dealt(const Unmasking::Part& part, std::uint32_t holder) co
 }
 
 bool Coordinator::has_receipt(std::uint32_t from, std::uint32_t owner) const {
-  const auto find = [](const std::vector<Receipt>& list, std::uint32_t other) -> const Key* {
-    const auto found = std::ranges::lower_bound(list, other, {}, &Receipt::other);
-    return found != list.end() && found->other == other ? &found->token : nullptr;
-  };
-  const Key* const receipt = find(receipts_.at(from), owner);
+  const Key* const receipt = token_in(receipts_.at(from), owner);
   if (!receipt || !survived(owner)) return receipt != nullptr;
-  const Key* const expected = find(expected_.at(owner), from);
+  const Key* const expected = token_in(expected_.at(owner), from);
   return expected && *expected == sha256({*receipt});
 }
 

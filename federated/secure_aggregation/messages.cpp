@@ -187,6 +187,11 @@ SharesDelivery SharesDelivery::decode(ByteView bytes) {
   return delivery;
 }
 
+const Key* token_in(const std::vector<Receipt>& receipts, std::uint32_t other) {
+  const auto found = std::ranges::lower_bound(receipts, other, {}, &Receipt::other);
+  return found != receipts.end() && found->other == other ? &found->token : nullptr;
+}
+
 std::size_t MaskedInput::most_head(std::size_t sites) { return 1 + 1 + 32 + 4 + 2 * (4 + sites * (4 + 32)); }
 Bytes MaskedInput::encode() const {
   WireWriter out = begin(Kind::masked_input, context);

@@ -70,6 +70,9 @@ struct Receipt {
   Key token{};
 };
 
+/// The token of the receipt for or of `other`; null if there is none. `receipts` rise.
+const Key* token_in(const std::vector<Receipt>& receipts, std::uint32_t other);
+
 /// Phase 2, from a site: its vector plus its masks, packed as in ring.h.
 struct MaskedInput {
   Key context{};  ///< the roster's digest

@@ -120,17 +120,16 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
       input.receipts.push_back({other, round_->receipt(encryption_key_, self_, self_, other)});
     input.expected.push_back({other, sha256({round_->receipt(encryption_key_, self_, other, self_)})});
   }
+  expected_ = input.expected;
   input.packed = masked(agreement_.ring, vector, masks);
   leave(Phase::consent);
   return input;
 }
 
 void Site::check_receipt(const Survivors& survivors, std::uint32_t other) const {
-  const auto told = std::ranges::find(survivors.receipts, other, &Receipt::other);
-  const Key expected = round_->receipt(encryption_key_, self_, other, self_);
+  const Key *const told = token_in(survivors.receipts, other), *const expected = token_in(expected_, other);
   require(
-      told != survivors.receipts.end() &&
-          CRYPTO_memcmp(told->token.data(), expected.data(), expected.size()) == 0,
+      told && expected && sha256({*told}) == *expected,
       "secure aggregation: site '{}' is among the survivors, and does not confirm that this site's shares "
       "have come, so it may have no mask in common with this site; the coordinator may have held them back",
       agreement_.sites[other]);

@@ -67,6 +67,7 @@ class Site {
   Phase next_ = Phase::advertise;
   std::optional<RoundContext> round_;
   std::map<std::uint32_t, HeldShares> held_;  // by owner; including this site's own
+  std::vector<Receipt> expected_;             // as sent
   Survivors survivors_;
 };
 

@@ -136,12 +136,13 @@ struct Coordinator::Parts {
             "more noise by privacy.noise_multiplier",
             secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
-    if (options.secure.privacy.is_on()) spent = secure.epsilon();
-    if (anew) begin_private();
-    if (anew)
+    if (anew) {
+      begin_private();
       save();
-    else
+    } else {
+      if (options.secure.privacy.is_on()) spent = secure.epsilon();
       hash_model();
+    }
     const std::vector<ReceivedUpdate> last = board.updates_of(round - 1);
     note_reports(last);
     if (!is_recorded()) record(last);
@@ -526,6 +527,14 @@ struct Coordinator::Parts {
     return false;
   }
 
+  // What was spent, at the delta of a round that had this privacy. It is `spent` if the options are the same:
+  // an accountant takes time.
+  double epsilon_for(const RoundPrivacy& had) const {
+    RoundPrivacy now = options.secure.privacy;
+    now.clip_norm = had.clip_norm;  // is not recorded, and not needed
+    return had == now ? spent : secure.epsilon(had);
+  }
+
   // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its
   // next start that the entry is missing; by then it may have another strategy or other noise than the round
   // had.
@@ -549,7 +558,7 @@ struct Coordinator::Parts {
       entry["privacy"] = {{"unit", to_string(privacy->unit)},
                           {"noise_multiplier", privacy->noise_multiplier},
                           {"rate", privacy->rate},
-                          {"epsilon", secure.epsilon(*privacy)},  // null if it is infinite
+                          {"epsilon", epsilon_for(*privacy)},  // null if it is infinite
                           {"delta", privacy->delta}};
     }
     if (method.secure) entry["secure_aggregation"] = updates.empty() ? "skipped" : "survivors";

@@ -164,8 +164,8 @@ class Unmasked {
   [[noreturn]] void refuse_other_noise() const {
     fail(
         "round {}: the coordinator asks for its sum once more, with other noise, and this site helped with "
-        "one "
-        "before: the two together would reveal more than was accounted for. If you know that this is another "
+        "one before: the two together would reveal more than was accounted for. If you know that this is "
+        "another "
         "federation, remove {}",
         round_ + 1, file_);
   }

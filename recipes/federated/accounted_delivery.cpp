@@ -1,6 +1,5 @@
 #include "recipes/federated/accounted_delivery.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <array>
@@ -9,6 +8,7 @@
 
 #include "core/durable_file.h"
 #include "core/text.h"
+#include "data/file.h"
 #include "federated/random_source.h"
 
 namespace conclave {
@@ -26,9 +26,7 @@ void note_spending(const fs::path& directory, const std::string& ledger) {
   if (std::ifstream file(note); file) {
     if (const std::string old{std::istreambuf_iterator<char>(file), {}}; old == text) return;
   }
-  AtomicFile written(note.string());
-  FileDescriptor(written.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
-  written.commit();
+  write_file_atomically(note.string(), text);
 }
 
 // A unique name for a release. Its noise is not drawn yet, so there is no digest of its bytes.

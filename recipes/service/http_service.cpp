@@ -306,16 +306,15 @@ class HttpService::Server : private httplib::Server {
   void answer_query(const httplib::Request& request, httplib::Response& answer) {
     try {
       const std::string name = request.matches[1];
-      const std::optional<TaskKind> task = task_named(name);  // refused_at_once() knows it, too
-      if (!task) throw Refusal(404, "unknown_task", "there is no such task");
-      if (!engine_.facts().can(*task))
+      const TaskKind task = task_named(name).value();  // refused_at_once() lets no other name through
+      if (!engine_.facts().can(task))
         throw Refusal(
             404, "task_not_served",
             fmt::format("this service does not {}; it does {}", name, engine_.facts().task_names()));
       task_ = task;
       const AnswerWriter& writer =
-          outputs_.choose(*task, request.get_param_value("format"), request.get_header_value("Accept"));
-      Job job(inputs_.read(*task, {.type = type_, .bytes = request.body}));
+          outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
+      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}));
       engine_.prepare(job);
       std::future<void> answered = job.answered.get_future();
       if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <thread>
 #include <utility>
 
 #include "core/clock.h"
+#include "recipes/models/planning.h"
 
 namespace conclave::service {
 namespace {
@@ -123,29 +125,19 @@ void ModelEngine::choose_tasks(const std::vector<std::string>& wanted) {
 }
 
 // Plans the memory of the forward passes, then runs the largest possible batch of each task once, so that all
-// other buffers have their final size, too. All tasks share the dispatchers' buffers, which grow to what any
-// of them needs: those that were planned before a buffer grew are planned anew.
+// other buffers have their final size, too.
 void ModelEngine::plan(const BatchLimits& limits) {
   const ModelSizes& sizes = model_.model().sizes();
   for (int rank = 1; rank < grid_.world().size(); ++rank) others_.push_back({rank, 0, 1});
   for (Round* round : {at_once_.get(), in_steps_.get()})
     round->experts.resize(layers_.size() * static_cast<std::size_t>(facts_.experts));
-  const auto dispatched = [&] {
-    Index rows = 0;
-    for (const auto& [name, layer] : layers_) rows += layer->dispatcher().capacity();
-    grid_.world().all_reduce(Tensor::borrow(&rows, {1}, DType::i64));
-    return rows;
-  };
-  const Index image_bytes = sizes.image.size();
-  if (captions_) captions_->plan(image_bytes);
-  const Index for_captions = dispatched();
-  if (images_) images_->plan(sizes.max_length);
-  const Index for_images = dispatched(), image = predictor_ ? predictor_->image_tokens() : 0,
+  const Index image_bytes = sizes.image.size(), image = predictor_ ? predictor_->image_tokens() : 0,
               rows = std::max(limits.rows, sizes.max_length + image);
-  if (predictor_) planned_ = predictor_->plan(limits.jobs, rows);
-  const Index for_all = dispatched();
-  if (captions_ && for_captions != for_all) captions_->plan(image_bytes);
-  if (images_ && for_images != for_all) images_->plan(sizes.max_length);
+  std::vector<std::function<void()>> passes;
+  if (captions_) passes.emplace_back([&] { captions_->plan(image_bytes); });
+  if (images_) passes.emplace_back([&] { images_->plan(sizes.max_length); });
+  if (predictor_) passes.emplace_back([&] { planned_ = predictor_->plan(limits.jobs, rows); });
+  plan_passes(layers_, grid_.world(), passes);
 
   const std::vector<std::uint8_t> pixels(static_cast<std::size_t>(image_bytes));
   Query query{.tokens = std::vector<std::int32_t>(static_cast<std::size_t>(sizes.max_length))},

@@ -1,6 +1,7 @@
 // Plans the memory of a run: passes with the largest batches, before the first step.
 #include <fmt/ranges.h>
 
+#include "recipes/models/planning.h"
 #include "recipes/training/trained_task.h"
 
 namespace conclave {
@@ -21,24 +22,7 @@ void Trainer::plan_memory() {
     for (Evaluator* evaluator : {one.validation.get(), one.test.get()})
       passes.emplace_back([evaluator] { evaluator->plan(); });
   }
-  // A dispatcher's buffer grows to the largest batch of any pass. A pass that was planned before it grew
-  // needs more memory than it showed, so passes are repeated until no buffer grows.
-  const auto dispatched = [&] {
-    Index rows = 0;
-    for (const auto& [name, layer] : layers_) rows += layer->dispatcher().capacity();
-    grid_.world().all_reduce(Tensor::borrow(&rows, {1}, DType::i64));
-    return rows;
-  };
-  std::vector<Index> planned(passes.size(), -1);
-  for (bool grows = true; grows;) {
-    grows = false;
-    for (std::size_t i = 0; i < passes.size(); ++i) {
-      if (planned[i] == dispatched()) continue;
-      passes[i]();
-      planned[i] = dispatched();
-      grows = true;
-    }
-  }
+  plan_passes(layers_, grid_.world(), passes);
   // Rows of a few dozen bytes are rounded up to cache lines, differently in every batch.
   activations_.seal(std::size_t{1} << 16, 1.0 / 64);
   parameters_.zero_gradients();

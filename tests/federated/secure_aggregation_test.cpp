@@ -333,7 +333,9 @@ TEST_CASE("secure aggregation: a site whose masks are taken from it is in no sum
     for (const std::uint32_t other : survivors.sites)
       for (const Receipt& receipt : receipts[other])
         if (receipt.other == site) told.receipts.push_back({other, receipt.token});
-    if (forged && held_back.contains(site)) told.receipts.push_back({victim, receipts[victim][0].token});
+    if (forged && held_back.contains(site))
+      told.receipts.insert(std::ranges::lower_bound(told.receipts, victim, {}, &Receipt::other),
+                           {victim, receipts[victim][0].token});
     try {
       round.sites[site].consent(told);
       ++consents;
