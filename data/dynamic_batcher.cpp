@@ -169,13 +169,14 @@ void DynamicBatcher::start(Batch& batch) const {
   batch.clear();
 }
 
-void DynamicBatcher::append(std::int64_t sequence, std::int64_t epoch, Batch& batch) const {
+void DynamicBatcher::append(std::int64_t sequence, std::uint64_t seed, std::int64_t epoch,
+                            Batch& batch) const {
   const auto image = split_->images.of(sequence);
   const auto changed =
       batch.add(split_->sequence(sequence), split_->labels[static_cast<std::size_t>(sequence)],
                 options_.image_tokens, image.size());
   if (augmentation_ && !image.empty())
-    augmentation_->apply(epoch, sequence, image, changed);
+    augmentation_->apply(seed, epoch, sequence, image, changed);
   else
     std::ranges::copy(image, changed.begin());
   batch.in_domain.push_back(
@@ -209,7 +210,7 @@ void DynamicBatcher::fill(DataPosition position, Batch& batch) {
     if (scaled >= (options_.rank + 1) * batch.global_tokens) break;
     if (scaled >= options_.rank * batch.global_tokens) {
       if (batch.labels.empty()) batch.first_token = token;
-      append(sequence, position.epoch, batch);
+      append(sequence, options_.seed, position.epoch, batch);
     } else {
       ++batch.first_sequence;
     }
@@ -220,12 +221,12 @@ void DynamicBatcher::fill(DataPosition position, Batch& batch) {
   batch.next = last ? DataPosition{position.epoch + 1, 0} : DataPosition{position.epoch, position.batch + 1};
 }
 
-std::size_t DynamicBatcher::fill_with(std::span<const std::int64_t> sequences, std::int64_t epoch,
-                                      Batch& batch) const {
+std::size_t DynamicBatcher::fill_with(std::span<const std::int64_t> sequences, std::uint64_t seed,
+                                      std::int64_t epoch, Batch& batch) const {
   start(batch);
   for (const std::int64_t sequence : sequences) {
     if (batch.local_tokens() + length(sequence) > share_tokens_) break;
-    append(sequence, epoch, batch);
+    append(sequence, seed, epoch, batch);
   }
   batch.global_tokens = batch.local_tokens();
   batch.global_sequences = batch.local_sequences();

@@ -89,8 +89,11 @@ class DynamicBatcher {
   void fill(DataPosition position, Batch& batch);
 
   /// Fills `batch` with the longest prefix of `sequences` that fits into a share and returns its length. The
-  /// global counts of `batch` then cover these sequences alone. `epoch` seeds the augmentation of images.
-  std::size_t fill_with(std::span<const std::int64_t> sequences, std::int64_t epoch, Batch& batch) const;
+  /// global counts of `batch` then cover these sequences alone. Changes to images depend on `seed`, `epoch`
+  /// and the sequence's index. A seed that nobody knows hides which index a sequence has, and so how many
+  /// others there are.
+  std::size_t fill_with(std::span<const std::int64_t> sequences, std::uint64_t seed, std::int64_t epoch,
+                        Batch& batch) const;
 
   /// Reserves memory in `batch` for the largest share, so that fill() does not allocate.
   void reserve(Batch& batch) const;
@@ -128,7 +131,7 @@ class DynamicBatcher {
   void cut(Plan& plan) const;
   std::int64_t length(std::int64_t sequence) const;
   bool has_image(std::int64_t sequence) const;
-  void append(std::int64_t sequence, std::int64_t epoch, Batch& batch) const;
+  void append(std::int64_t sequence, std::uint64_t seed, std::int64_t epoch, Batch& batch) const;
   void start(Batch& batch) const;
   void append_made_up(std::int64_t length, Batch& batch) const;
 

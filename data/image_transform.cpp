@@ -156,14 +156,14 @@ void Augmentation::move(std::int64_t down, std::int64_t right, bool flip, const 
 }
 
 // Overwrites pixels[begin, begin + count), which are whole pixels.
-void Augmentation::fill(std::int64_t epoch, std::int64_t example, std::int64_t begin, std::int64_t count,
+void Augmentation::fill(RandomStream stream, std::int64_t example, std::int64_t begin, std::int64_t count,
                         std::uint8_t* pixels) const {
   if (!options_.erase_with_noise) {
     for (std::int64_t i = 0; i < count; ++i)
       pixels[begin + i] = options_.fill[static_cast<std::size_t>(i % shape_.channels)];
     return;
   }
-  const RandomStream stream{options_.seed, static_cast<std::uint32_t>(epoch), kNoiseStream};
+  stream.tensor = kNoiseStream;
   const std::int64_t first = example * ((shape_.size() + 15) / 16);  // first block of 16 random bytes
   std::array<std::uint32_t, 4> block{};
   for (std::int64_t at = begin; at < begin + count; ++at) {
@@ -172,9 +172,8 @@ void Augmentation::fill(std::int64_t epoch, std::int64_t example, std::int64_t b
   }
 }
 
-void Augmentation::erase(std::int64_t epoch, std::int64_t example, std::uint8_t* pixels) const {
+void Augmentation::erase(const RandomStream& stream, std::int64_t example, std::uint8_t* pixels) const {
   const auto [height, width, channels] = shape_;
-  const RandomStream stream{options_.seed, static_cast<std::uint32_t>(epoch), kAugmentationStream};
   std::uint64_t draw = static_cast<std::uint64_t>(example) * kDraws + kRectangles;
   for (std::uint64_t tried = 0; tried < kTries; ++tried, draw += 4) {
     const double area =
@@ -187,23 +186,23 @@ void Augmentation::erase(std::int64_t epoch, std::int64_t example, std::uint8_t*
     const std::int64_t top = below(stream, height - tall + 1, draw + 2);
     const std::int64_t left = below(stream, width - wide + 1, draw + 3);
     for (std::int64_t y = top; y < top + tall; ++y)
-      fill(epoch, example, (y * width + left) * channels, wide * channels, pixels);
+      fill(stream, example, (y * width + left) * channels, wide * channels, pixels);
     return;
   }
 }
 
-void Augmentation::apply(std::int64_t epoch, std::int64_t example, std::span<const std::uint8_t> from,
-                         std::span<std::uint8_t> to) const {
+void Augmentation::apply(std::uint64_t seed, std::int64_t epoch, std::int64_t example,
+                         std::span<const std::uint8_t> from, std::span<std::uint8_t> to) const {
   require_size("Augmentation: from", from, shape_);
   require_size("Augmentation: to", to, shape_);
-  const RandomStream stream{options_.seed, static_cast<std::uint32_t>(epoch), kAugmentationStream};
+  const RandomStream stream{seed, static_cast<std::uint32_t>(epoch), kAugmentationStream};
   const std::uint64_t first = static_cast<std::uint64_t>(example) * kDraws;
   const auto shift = [&](Draw draw) {
     return below(stream, 2 * options_.padding + 1, first + draw) - options_.padding;
   };
   move(shift(kDown), shift(kRight), options_.flip && stream.below(2, first + kFlip) == 1, from.data(),
        to.data());
-  if (stream.uniform(first + kErase) < options_.erase) erase(epoch, example, to.data());
+  if (stream.uniform(first + kErase) < options_.erase) erase(stream, example, to.data());
 }
 
 }  // namespace conclave

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/random.h"
 #include "data/image.h"
 
 namespace conclave {
@@ -68,25 +69,24 @@ struct AugmentationOptions {
   double erase = 0;
   bool erase_with_noise = false;          ///< true: overwrite with noise; false: with `fill`
   std::array<std::uint8_t, 4> fill = {};  ///< by channel, for padding and erased pixels; e.g. the mean
-  std::uint64_t seed = 0;
 };
 
 /// Random changes to an image in training: pad and crop, flip, erase, in this order. The random numbers
-/// depend on the seed, the epoch and the example alone. Thread-safe.
+/// depend on apply()'s seed, epoch and example alone. Thread-safe.
 class Augmentation {
  public:
   /// For images of this shape. Throws Error for options out of range.
   Augmentation(const ImageShape& shape, const AugmentationOptions& options);
 
   /// `from` and `to` must not overlap. Throws Error if their size is not that of the shape.
-  void apply(std::int64_t epoch, std::int64_t example, std::span<const std::uint8_t> from,
+  void apply(std::uint64_t seed, std::int64_t epoch, std::int64_t example, std::span<const std::uint8_t> from,
              std::span<std::uint8_t> to) const;
 
  private:
   void move(std::int64_t down, std::int64_t right, bool flip, const std::uint8_t* from,
             std::uint8_t* to) const;
-  void erase(std::int64_t epoch, std::int64_t example, std::uint8_t* pixels) const;
-  void fill(std::int64_t epoch, std::int64_t example, std::int64_t begin, std::int64_t count,
+  void erase(const RandomStream& stream, std::int64_t example, std::uint8_t* pixels) const;
+  void fill(RandomStream stream, std::int64_t example, std::int64_t begin, std::int64_t count,
             std::uint8_t* pixels) const;
 
   ImageShape shape_;

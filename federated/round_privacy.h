@@ -13,8 +13,9 @@ namespace conclave {
 struct RoundPrivacy {
   enum class Unit : std::uint8_t {
     none,
-    site,    ///< a site's whole update, but not that the site takes part: the sum is divided by the number of
-             ///< sites, which has no noise and is assumed to be public
+    site,  ///< a site's whole update against one of zeros, but not that the site takes part: the sum is
+           ///< divided by the number of sites, which has no noise and is assumed to be public. Two other
+           ///< updates may be 2 clip_norm apart; between them, epsilon is that of half the noise multiplier.
     record,  ///< one record of a site: a round is one step of DP-SGD over the records of all sites
     client,  ///< one person at a site, with all rows that belong to the person: a round is one step of DP-SGD
              ///< over the clients of all sites

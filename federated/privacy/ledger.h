@@ -59,6 +59,7 @@ class PrivacyLedger {
   double epsilon() const;
   /// Epsilon of what was recorded and of `next`.
   double epsilon_with(const PrivacyEvent& next) const;
+  const std::string& unit() const { return unit_; }
   const PrivacyBudget& budget() const { return budget_; }
   std::vector<PrivacySpend> spends() const;  ///< in the order of recording
 

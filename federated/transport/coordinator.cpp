@@ -20,6 +20,7 @@
 #include "core/clock.h"
 #include "core/durable_file.h"
 #include "federated/global_model.h"
+#include "federated/privacy/privacy_marks.h"
 #include "federated/prometheus_file.h"
 #include "federated/round_metrics.h"
 #include "federated/sha256.h"
@@ -203,15 +204,12 @@ struct Coordinator::Parts {
     if (strategy) strategy->give_back();
   }
 
-  // Marks the model as private for whoever receives it, if all its rounds are to have noise.
+  // Marks the model as private for whoever receives it, if all its rounds are to have noise. What its start
+  // had spent elsewhere is no mark of these rounds.
   void begin_private() {
-    auto notes = nlohmann::json::parse(model->state().metadata);
-    const nlohmann::json before = notes.value("round_privacy", nlohmann::json());
-    if (before.is_null() && !options.secure.privacy.is_on()) return;
-    notes.erase("round_privacy");
+    auto notes = begun_from(nlohmann::json::parse(model->state().metadata));
     if (options.secure.privacy.is_on())
       notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
-    if (!before.is_null()) notes["round_privacy"]["before"] = before;  // what its start had spent elsewhere
     model->state().metadata = notes.dump();
     note_privacy();
   }

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/arena.h"
+#include "federated/privacy/privacy_marks.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
@@ -55,18 +56,7 @@ int inspect(const InspectArguments& arguments) {
   fmt::print("written by {} ranks, {} of them sharing the experts; tokenizer {}\n",
              metadata.at("ranks").get<int>(), metadata.at("expert_parallel").get<int>(),
              metadata.at("tokenizer_hash").get<std::string>());
-  if (metadata.contains("client_privacy")) {  // of a simulation, which has no position in the data
-    const auto& spent = metadata.at("client_privacy");
-    fmt::print("privacy of clients: {} rounds, epsilon {:.4f} at delta {}\n", spent.at("rounds").dump(),
-               spent.at("epsilon").get<double>(), spent.at("delta").dump());
-  }
-  if (const auto spent = metadata.value("round_privacy", nlohmann::json()); spent.contains("epsilon"))
-    fmt::print(
-        "privacy of each {}: {} rounds, epsilon {} at delta {}, with noise of {} in the last\n",
-        spent.at("unit").get<std::string>(), spent.at("rounds").dump(),
-        spent.at("epsilon").is_null() ? "infinite" : fmt::format("{:.4f}", spent.at("epsilon").get<double>()),
-        spent.value("delta", nlohmann::json()).dump(),
-        spent.value("noise_multiplier", nlohmann::json()).dump());
+  for (const std::string& line : describe_privacy(metadata)) fmt::print("{}\n", line);
   const auto positions = metadata.value("data_position", nlohmann::json::object());
   for (const auto& [task, position] : positions.items())
     fmt::print("{}: next is epoch {}, batch {}\n", task, position.at("epoch").get<Index>(),

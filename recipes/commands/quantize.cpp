@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "federated/privacy/privacy_marks.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "recipes/commands/commands.h"
 #include "recipes/evaluation/split_evaluation.h"

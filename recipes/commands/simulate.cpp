@@ -1,5 +1,8 @@
 #include <omp.h>
 
+#include <nlohmann/json.hpp>
+
+#include "federated/privacy/privacy_marks.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federated/simulation.h"
 #include "recipes/metrics/metrics_writer.h"
@@ -23,6 +26,9 @@ void describe(const Simulation& simulation, const SimulationTable& table,
       "parameters\n",
       simulation.training_examples(), simulation.clients_with_examples(), table.clients, table.cohort, ranks,
       omp_get_max_threads(), simulation.elements());
+  for (const std::string& line :
+       describe_privacy({{"privacy_before", nlohmann::json::parse(simulation.privacy_before())}}))
+    fmt::print("{}; what follows does not count it\n", line);
   const ClientPrivacy* privacy = simulation.privacy();
   if (!privacy) return;
   fmt::print(

@@ -13,8 +13,7 @@ AugmentationOptions changes_of(const Recipe& recipe) {
   return {.padding = recipe.image.shift,
           .flip = recipe.image.flip,
           .erase = recipe.image.erase,
-          .fill = {red, green, blue},
-          .seed = static_cast<std::uint64_t>(recipe.run.seed)};
+          .fill = {red, green, blue}};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <array>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 
 #include "core/durable_file.h"
 #include "core/text.h"
@@ -62,6 +63,15 @@ AccountedDelivery::AccountedDelivery(SiteTransport& site, fs::path directory, co
       rounds_(rounds),
       run_(std::move(run)),
       say_(std::move(say)) {}
+
+std::string AccountedDelivery::mark() const {
+  if (!ledger_) return "";
+  return nlohmann::json{{"unit", ledger_->unit()},
+                        {"epsilon", ledger_->epsilon()},
+                        {"delta", ledger_->budget().delta},
+                        {"scope", "this site's data, all that its ledger has"}}
+      .dump();
+}
 
 void AccountedDelivery::open_ledger(const fs::path& file, const std::string& unit,
                                     const PrivacyBudget& budget) {

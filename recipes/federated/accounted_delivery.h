@@ -31,6 +31,8 @@ class AccountedDelivery {
   /// From now on, what updates spend is recorded in `file`. Throws what PrivacyLedger does.
   void open_ledger(const std::filesystem::path& file, const std::string& unit, const PrivacyBudget& budget);
   bool has_ledger() const { return ledger_.has_value(); }
+  /// JSON for a checkpoint (federated/privacy/privacy_marks.h): all that the ledger has; "" without one.
+  std::string mark() const;
 
   /// Delivers `update` in the present round, `round`. `event` is what it spends; it is read only if there is
   /// a ledger. A spend is on disk before anything that it pays for is sent, so that a failed delivery counts,

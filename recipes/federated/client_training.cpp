@@ -27,13 +27,14 @@ BatcherOptions options_of(const SimulationTable& simulation, const Recipe& recip
 }  // namespace
 
 ClientTraining::ClientTraining(const SimulationTable& simulation, const Recipe& recipe, Model& model,
-                               ParameterSet& parameters, const TokenizedSplit& train, Arena& activations)
+                               ParameterSet& parameters, const TokenizedSplit& train, Arena& activations,
+                               std::uint64_t seed)
     : simulation_(simulation),
       parameters_(parameters),
       task_(*model.tasks().front()),
       activations_(activations),
       batcher_(train, options_of(simulation, recipe, task_, train)),
-      seed_(static_cast<std::uint64_t>(recipe.run.seed)) {
+      seed_(seed) {
   require(batcher_.batches_per_epoch() > 0, "the training split is empty; give [data] rows to train on");
   batcher_.reserve(batch_);
 }
@@ -103,7 +104,7 @@ ClientTraining::Result ClientTraining::train(std::span<const std::int64_t> examp
     const auto of_step = static_cast<std::int64_t>(rest.size());
     parameters_.zero_gradients();
     while (!rest.empty()) {
-      rest = rest.subspan(batcher_.fill_with(rest, round * 1000 + epoch, batch_));
+      rest = rest.subspan(batcher_.fill_with(rest, seed_, round * 1000 + epoch, batch_));
       stream.tensor = first_stream(batches++);
       result.loss += forward_backward(batch_, stream, of_step);
     }

@@ -18,8 +18,10 @@ class ClientTraining {
  public:
   /// Trains `model` with its `parameters`; all arguments must outlive the object. Throws Error if the
   /// training split is empty.
+  /// `seed`: of all that is random in the training; with privacy, one that nobody knows.
   ClientTraining(const SimulationTable& simulation, const Recipe& recipe, Model& model,
-                 ParameterSet& parameters, const TokenizedSplit& train, Arena& activations);
+                 ParameterSet& parameters, const TokenizedSplit& train, Arena& activations,
+                 std::uint64_t seed);
 
   /// Computes the largest batches, so that the arena sees their size.
   void plan();

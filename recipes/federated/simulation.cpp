@@ -10,6 +10,7 @@
 #include "core/kernels/reduction.h"
 #include "data/bigrams.h"
 #include "data/parts.h"
+#include "federated/privacy/privacy_marks.h"
 #include "federated/strategies/round.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "recipes/models/loaded_model.h"
@@ -45,6 +46,17 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
   return recipe;
 }
 
+// With privacy, the clients' batches, dropout and changes to images come from a seed that is drawn for the
+// run and never stored, because they depend on how the clients and examples are numbered.
+std::uint64_t training_seed(const SimulationSettings& settings, const Recipe& recipe, Communicator& world,
+                            RandomSource& random) {
+  auto seed = static_cast<std::uint64_t>(recipe.run.seed);
+  if (!settings.client_privacy.is_on()) return seed;
+  if (world.rank() == 0) random.fill(std::as_writable_bytes(std::span(&seed, 1)));
+  world.broadcast(Tensor::borrow(&seed, {1}, DType::i64), 0);
+  return seed;
+}
+
 std::vector<FlatParameter> whole_model(const ParameterSet& parameters) {
   return {{.name = "model", .shape = {parameters.elements()}}};
 }
@@ -63,7 +75,8 @@ Simulation::Simulation(const SimulationSettings& settings, const Recipe& recipe,
       model_(recipe_, corpus_.sizes(recipe_.data), alone_),
       parameters_(model_, DType::f32, static_cast<std::uint64_t>(recipe_.run.seed)),
       activations_("activations", 0),
-      training_(settings_.simulation, recipe_, model_, parameters_, splits().train, activations_),
+      training_(settings_.simulation, recipe_, model_, parameters_, splits().train, activations_,
+                training_seed(settings_, recipe_, grid.world(), random)),
       policy_(whole_model(parameters_), {}),
       strategy_(make_strategy(settings_.strategy.options, at(parameters_.elements()))),
       entries_(model_entries(parameters_, model_)),
@@ -79,10 +92,13 @@ Simulation::Simulation(const SimulationSettings& settings, const Recipe& recipe,
   if (settings_.client_privacy.is_on())
     privacy_ = std::make_unique<ClientPrivacy>(settings_.client_privacy, settings_.simulation, global_.size(),
                                                random);
-  if (!start_.empty())
-    CheckpointReader(start_, grid.world()).load(entries_);
-  else if (model_.wide())
+  if (!start_.empty()) {
+    const CheckpointReader reader(start_, grid.world());
+    reader.load(entries_);
+    privacy_before_ = conclave::privacy_before(nlohmann::json::parse(reader.state().metadata)).dump();
+  } else if (model_.wide()) {
     model_.wide()->set_bigrams(frequent_bigrams(splits().train, recipe_.model.bigrams));
+  }
   divide();
   Task& task = *model_.tasks().front();
   validation_ = std::make_unique<Evaluator>(model_, task, splits().validation, recipe_, activations_, grid);
@@ -258,6 +274,7 @@ std::string Simulation::save() {
                           {"ranks", grid_.world().size()},
                           {"expert_parallel", 1}};
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
+  if (privacy_before_ != "[]") metadata["privacy_before"] = nlohmann::json::parse(privacy_before_);
   if (privacy_)
     metadata["client_privacy"] = {{"noise_multiplier", privacy_->noise_multiplier()},
                                   {"sampling_rate", privacy_->sampling_rate()},

@@ -45,6 +45,8 @@ class Simulation {
 
   /// Null without privacy.
   const ClientPrivacy* privacy() const { return privacy_.get(); }
+  /// JSON: what the model that the simulation started from had spent; see federated/privacy/privacy_marks.h.
+  const std::string& privacy_before() const { return privacy_before_; }
   std::size_t elements() const { return global_.size(); }
   std::int64_t training_examples() const { return splits().train.size(); }
   std::int64_t clients_with_examples() const;
@@ -83,6 +85,7 @@ class Simulation {
   SharingPolicy policy_;
   std::unique_ptr<Strategy> strategy_;
   std::vector<TensorEntry> entries_;
+  std::string privacy_before_ = "[]";
   CheckpointWriter writer_;
   std::vector<std::int64_t> examples_, first_;  // sorted by client; [clients + 1]: where each client's
                                                 // examples begin

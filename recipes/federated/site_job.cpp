@@ -206,7 +206,8 @@ void SiteJob::begin(const Work& work, const CheckpointReader& model) {
 void SiteJob::save_with_own_part(const Work& work) {
   trainer_->begin_round(work.model, work.number * work.terms.steps, 0);
   site_model_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());
-  const std::string own = trainer_->save_now();
+  const nlohmann::json mark = broadcast(nlohmann::json(is_root_ ? delivery_->mark() : ""), grid_->world());
+  const std::string own = trainer_->save_now(mark.get<std::string>());
   if (is_root_) environment_.say(fmt::format("with what this site kept to itself, the model is {}", own));
 }
 
@@ -305,15 +306,19 @@ bool SiteJob::train(const Work& work, const CheckpointReader& model) {
   const FileDigest digest =
       site_model_->save(trainer_->model_entries(), model, work.turn, file.string(), control, changes);
   if (!is_root_) return true;
-  // A count of rows would reveal how many rows a client has, so the update counts clients.
+  // A count of rows would reveal how many rows a client has, so the update counts clients. Where sites are
+  // hidden, all count alike, so the number is not needed.
   const bool hides_clients = privacy_.of_clients();
+  const double examples =
+      round_privacy_.unit == RoundPrivacy::Unit::site
+          ? 1
+          : static_cast<double>(hides_clients ? trainer_->private_units() : trainer_->training_examples());
   const WaitingUpdate update{
       .round = work.number,
       .base = round_.digest,
       .file = file,
       .digest = digest,
-      .examples =
-          static_cast<double>(hides_clients ? trainer_->private_units() : trainer_->training_examples()),
+      .examples = examples,
       .tokens = served(site_model_->policy(), *trainer_),
       .metrics = metrics,
       .turn = work.turn,

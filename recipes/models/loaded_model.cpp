@@ -19,11 +19,6 @@ ImageShape image_shape(const nlohmann::json& metadata) {
 
 }  // namespace
 
-bool is_private(const nlohmann::json& metadata) {
-  return metadata.contains("privacy") || metadata.contains("round_privacy") ||
-         metadata.contains("client_privacy");
-}
-
 std::optional<std::string> newest_told(const std::string& directory, bool verified) {
   std::vector<std::string> warnings;
   auto newest = newest_checkpoint(directory, &warnings, verified);

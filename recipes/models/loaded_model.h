@@ -27,8 +27,6 @@ std::string find_checkpoint(const std::string& path, Communicator& world);
 /// what to do.
 std::string find_start(const Recipe& recipe, Communicator& world);
 
-/// Whether the metadata says that training, a federation's rounds or a simulation were private.
-bool is_private(const nlohmann::json& metadata);
 /// None if the checkpoint's model was trained on images alone.
 std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader);
 /// The tokenizer of the start checkpoint; none if `checkpoint` is "" or the recipe has no texts. `privately`:

@@ -103,7 +103,7 @@ const std::string& PrivateTraining::name() {
   return name_;
 }
 
-void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t number,
+void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::uint64_t seed,
                                   const std::function<void(const Batch&)>& each) {
   Communicator& world = grid_.world();
   const Index me = world.rank(), ranks = world.size();
@@ -117,7 +117,7 @@ void PrivateTraining::for_batches(const DynamicBatcher& batcher, std::int64_t nu
   counts_.resize(place(ranks * counts));
   std::span<const std::int64_t> rest(examples_of_.empty() ? drawn_ : examples_);
   for (bool more = true; more;) {
-    rest = rest.subspan(batcher.fill_with(rest, number, batch_));
+    rest = rest.subspan(batcher.fill_with(rest, seed, 0, batch_));
     std::array<std::int64_t, counts> mine{batch_.local_sequences(), batch_.local_tokens(),
                                           batch_.local_images(), static_cast<std::int64_t>(rest.size())};
     world.all_gather(Tensor::borrow(mine.data(), {counts}, DType::i64),

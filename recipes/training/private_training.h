@@ -57,8 +57,9 @@ class PrivateTraining {
   const std::string& name();
 
   /// Draws a step's examples and calls each(batch) for them, in batches for which memory was planned.
-  /// `number` is the step's; random changes of images depend on it. Collective.
-  void for_batches(const DynamicBatcher& batcher, std::int64_t number,
+  /// `seed` is for random changes to images. Nobody may know it, and no other step may have it: the changes
+  /// depend on an image's index, which one example more or less would move. Collective.
+  void for_batches(const DynamicBatcher& batcher, std::uint64_t seed,
                    const std::function<void(const Batch&)>& each);
   /// After the backward pass of such a batch: adds its examples' clipped gradients to the parameters'
   /// gradients. Collective.

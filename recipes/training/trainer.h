@@ -106,8 +106,9 @@ class Trainer {
   /// What this many steps spend of the examples' privacy; none without noise.
   std::optional<PrivacyEvent> privacy_event(std::int64_t steps) const;
 
-  /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path.
-  std::string save_now();
+  /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path. `privacy`: JSON
+  /// of what was spent, if the caller accounts for it (federated/privacy/privacy_marks.h); "" otherwise.
+  std::string save_now(const std::string& privacy = "");
 
  private:
   struct TrainedTask;
@@ -176,6 +177,7 @@ class Trainer {
   StepSums sums_;
   std::string problem_;  // the first numerical problem that this rank saw
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
+  std::string privacy_mark_, privacy_before_ = "[]";  // JSON: see federated/privacy/privacy_marks.h
   std::string told_;  // JSON: the last validation in the checkpoint that was resumed
 };
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
+#include "federated/privacy/privacy_marks.h"
 #include "federated/sha256.h"
 #include "recipes/models/integer_state.h"
 #include "recipes/models/loaded_model.h"
@@ -33,6 +34,7 @@ void Trainer::start_from() {
   require(!entries.empty(), "train.start_from: no tensor of {} has the name and shape of one of this model's",
           start_);
   reader.load(entries);
+  privacy_before_ = privacy_before(nlohmann::json::parse(reader.state().metadata)).dump();
   optimizer_.restart_average();
   for (const auto& [name, layer] : layers_) layer->balancer().restart();
   log_.say(fmt::format(
@@ -54,6 +56,7 @@ void Trainer::resume() {
           optimizer_.has_average() ? "it has no moving average of its weights"
                                    : "its weights are a moving average");
   reader.load(entries_);
+  privacy_before_ = metadata.value("privacy_before", nlohmann::json::array()).dump();
   step_ = reader.state().step;
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
@@ -165,7 +168,9 @@ CheckpointState Trainer::checkpoint_state() const {
     // A private model may be published, and this would tell of its data.
     if (!privacy_) metadata["training_data"][one.task->name()] = one.data_mark();
   }
-  if (privacy_)
+  if (!privacy_mark_.empty())
+    metadata["privacy"] = nlohmann::json::parse(privacy_mark_);
+  else if (privacy_)
     metadata["privacy"] = {{"unit", recipe_.privacy.unit},
                            {"noise_multiplier", privacy_->noise_multiplier()},
                            {"sampling_rate", privacy_->sampling_rate()},
@@ -173,6 +178,7 @@ CheckpointState Trainer::checkpoint_state() const {
                            {"name", privacy_->name()},
                            {"epsilon", privacy_->epsilon(privacy_->released())},
                            {"delta", recipe_.privacy.delta}};
+  if (privacy_before_ != "[]") metadata["privacy_before"] = nlohmann::json::parse(privacy_before_);
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
   // A private model may be published, so its checkpoint contains no measurements, which have no noise.
   if (!privacy_) add_measurements(metadata);
@@ -214,7 +220,8 @@ std::string Trainer::wait_for_save() {
   return outcome.saved ? "" : outcome.message;
 }
 
-std::string Trainer::save_now() {
+std::string Trainer::save_now(const std::string& privacy) {
+  privacy_mark_ = privacy;
   save();
   const std::string problem = wait_for_save();
   require(problem.empty(), "step {} was not saved: {}", step_, problem);

@@ -171,7 +171,7 @@ TEST_CASE("an image counts as its rows and stays with its example", "[data]") {
   for (std::size_t i = 0; i < split.images.pixels.size(); ++i)
     split.images.pixels[i] = static_cast<std::uint8_t>(i);
   BatcherOptions changing = plain;
-  changing.augmentation = AugmentationOptions{.padding = 1, .flip = true, .seed = 9};
+  changing.augmentation = AugmentationOptions{.padding = 1, .flip = true};
   Batch first, again, later, same;
   DynamicBatcher batcher(split, changing);
   batcher.fill({0, 0}, first);
@@ -286,7 +286,7 @@ TEST_CASE("a share can be filled with given sequences, within the planned size",
   for (std::int64_t i = 0; i < 200; i += 3) drawn.push_back(i);
   std::vector<std::int64_t> seen;
   for (std::span<const std::int64_t> rest(drawn); !rest.empty();) {
-    const std::size_t count = batcher.fill_with(rest, 0, batch);
+    const std::size_t count = batcher.fill_with(rest, 0, 0, batch);
     REQUIRE(count > 0);
     CHECK(batch.local_tokens() <= largest.local_tokens());
     CHECK(batch.local_sequences() <= largest.local_sequences());
@@ -296,6 +296,6 @@ TEST_CASE("a share can be filled with given sequences, within the planned size",
     rest = rest.subspan(count);
   }
   CHECK(seen == drawn);
-  CHECK(batcher.fill_with({}, 0, batch) == 0);
+  CHECK(batcher.fill_with({}, 0, 0, batch) == 0);
   CHECK(batch.offsets == std::vector<std::int32_t>{0});
 }

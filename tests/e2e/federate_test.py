@@ -688,6 +688,7 @@ def test_shared_noise():
         assert abs(added.std() / expected - 1) < 0.05 and abs(added.mean()) < 0.1 * expected, (kind, added.std(), expected)
         ranges = ["--out", f"{directory}/ranges", "--set=quantization.activations=tensor"]
         run([PROGRAM, "quantize", directory, *ranges], 1, ["the model was trained with privacy"])
+        assert kind != "site" or [site["examples"] for site in entry["sites"].values()] == [1] * 4, entry
         assert entry["privacy"]["unit"] == kind and all(not site["metrics"] for site in entry["sites"].values()), entry
         for name in SECURE_SITES:
             with sqlite3.connect(f"{directory}/{name}/privacy.sqlite") as database:
@@ -698,7 +699,7 @@ def test_shared_noise():
 
         # What was spent is in the checkpoint, in the coordinator's status and in its gauges.
         spent = f"{entry['privacy']['epsilon']:.4f}"
-        run([PROGRAM, "inspect", directory], says=[f"privacy of each {kind}: 1 rounds, epsilon {spent} at delta 1e-05, with noise of 3.0"])
+        run([PROGRAM, "inspect", directory], says=[f"privacy of each {kind}: 1 rounds, epsilon {spent} at delta 1e-05, noise multiplier 3"])
         run([PROGRAM, "federate", "status", directory], says=[f"; epsilon {spent} at delta 1e-05"])
         gauge = re.search(r"\nconclave_epsilon ([\d.]+)\n", Path(directory, "metrics.prom").read_text())
         assert f"{float(gauge.group(1)):.4f}" == spent, gauge

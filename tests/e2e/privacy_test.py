@@ -64,7 +64,7 @@ def main():
     test_clients()
     # With a huge bound and practically no noise, it equals training on the whole split, on any number of ranks.
     plain = ["train.steps=12", "train.batch_tokens=600", "train.clip_norm=0", "moe.balancer=none", "image.erase=0"]
-    still = ["image.flip=false", "model.dropout=0", "model.embedding_dropout=0"]  # these draw by place in the batch
+    still = ["image.flip=false", "model.dropout=0", "model.embedding_dropout=0"]  # these are random in every run
     train(1, "plain", *plain, *still)
     expected = metrics("plain", "train/gradient_norm")
     assert len(expected) == 12, expected
@@ -72,6 +72,13 @@ def main():
         train(ranks, f"all{ranks}", *ALL, *still, says=["each with probability 1.00000"])
         found = metrics(f"all{ranks}", "train/gradient_norm")
         assert close(list(expected.values()), list(found.values())), (ranks, expected, found)
+
+    # So are changes to images: if they followed from an image's index, one image less would change all later ones.
+    first_losses = []
+    for flips in ("image.flip=false", "image.flip=false", "image.flip=true", "image.flip=true"):
+        train(1, "flips", *ALL, *still, flips, "train.steps=1")
+        first_losses.append(metrics("flips", "train/loss")[1])
+    assert first_losses[0] == first_losses[1] and len(set(first_losses)) == 3, first_losses
 
     # A batch larger than the split has all examples.
     train(1, "more", *ALL, *still, "privacy.batch=5500", says=["with 550 of 550 examples on average (each with probability 1"])
@@ -129,7 +136,7 @@ def main():
     database.close()
     # Nothing that was measured is in it, nor will be in what is made of it.
     assert not {"metrics", "routing"} & notes("again").keys()
-    run([PROGRAM, "inspect", "again"], says=["none listed: a private model's checkpoint has no measurements"])
+    run([PROGRAM, "inspect", "again"], says=["privacy of each record: 40 steps, epsilon ", "none listed: a private model's checkpoint has no measurements"])
     quantize = [PROGRAM, "quantize", "again", "--out", "integers"]
     run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["the model was trained with privacy"])
     run(quantize, says=["times smaller"])

@@ -190,7 +190,12 @@ def test_learns():
     assert abs(result["accuracy"] - accuracy) < 1e-3 and accuracy > 0.5 and result["step"] == 20, (result, accuracy)
     assert len(metrics("learned", "validation/accuracy")) == 2
     run([PROGRAM, "inspect", "learned", "--verify"], says=["step 20; model of", "every tensor matches"])
-    run([PROGRAM, "inspect", "stops"], says=["privacy of clients:"])
+    run([PROGRAM, "inspect", "stops"], says=["privacy of each client: "])
+    # A run that starts from a private model says what that had spent, and does not take it for its own.
+    before = "the model that it started from: privacy of each client: "
+    simulate(1, "after", "train.start_from=stops", *STILL, says=[before, "; what follows does not count it"])
+    lines = run([PROGRAM, "inspect", "after"], says=[before]).splitlines()
+    assert not any(line.startswith("privacy of each") for line in lines), lines
     loss = metrics("learned", "train/loss")
     assert loss[-1] < 0.7 * loss[0], loss
 

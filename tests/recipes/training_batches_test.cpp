@@ -36,9 +36,9 @@ TEST_CASE("parts of an image that are cut off in training get the background col
     const std::vector<std::uint8_t> background(size, static_cast<std::uint8_t>(around)), shown(size, 100);
     std::vector<std::uint8_t> changed(size);
     for (std::int64_t example = 0; example < 20; ++example) {
-      augmentation.apply(0, example, background, changed);
+      augmentation.apply(0, 0, example, background, changed);
       CHECK(changed == background);
-      augmentation.apply(0, example, shown, changed);
+      augmentation.apply(0, 0, example, shown, changed);
       CHECK(std::ranges::count(changed, around) > 0);  // something was cut off
       CHECK(std::ranges::count(changed, around) + std::ranges::count(changed, 100) == std::ssize(changed));
     }
