@@ -66,6 +66,11 @@ class Communicator {
   virtual const Communicator& host() const { return *this; }
 
   virtual void barrier() = 0;
+  /// Takes the memory and connections that operations on the device need, before memory is planned; without
+  /// this, the first of them does. Collective.
+  virtual void prepare() {}
+  /// Whether operations that were started advance only during calls of test() and wait().
+  virtual bool needs_calls() const { return true; }
   /// In place, over f32, f64, i32, i64 or u8 elements.
   virtual void all_reduce(const Tensor& values, Reduction reduction = Reduction::sum) = 0;
   /// The same without waiting; at most kMostElements.

@@ -94,9 +94,9 @@ void GradientReducer::start_ready() {
   for (; next_ < buckets_.size() && buckets_[next_].waiting <= 0; ++next_)
     for (Piece& piece : buckets_[next_].pieces)
       piece.request = buckets_[next_].group->start_all_reduce(piece.gradients);
-  // MPI makes progress only during calls.
   for (std::size_t i = 0; i < next_; ++i)
-    for (Piece& piece : buckets_[i].pieces) piece.request.test();
+    if (buckets_[i].group->needs_calls())
+      for (Piece& piece : buckets_[i].pieces) piece.request.test();
 }
 
 void GradientReducer::finish() {

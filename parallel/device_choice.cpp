@@ -3,7 +3,9 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <fstream>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "core/cuda/launch.h"
@@ -19,6 +21,13 @@ std::string host_name() {
   require(MPI_Get_processor_name(name.data(), &length) == MPI_SUCCESS,
           "choosing a device: MPI has no name for this host");
   return {name.data(), static_cast<std::size_t>(length)};
+}
+
+// Differs between hosts of one name, such as copies of one image; "" if the system has none.
+std::string boot_id() {
+  std::string id;
+  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), id);
+  return id;
 }
 
 int rank_on_node(const MpiCommunicator& world) {
@@ -95,22 +104,24 @@ DeviceChoice choose_device(MpiCommunicator& world) {
     });
   }
   const std::vector<std::string> hosts = world.all_gather(host),
-                                 ids = world.all_gather(std::string(bus_id.data()));
+                                 ids = world.all_gather(std::string(bus_id.data())),
+                                 boots = world.all_gather(boot_id());
   agree(world, hosts, problem);
 
-  std::map<std::pair<std::string, std::string>, std::vector<std::size_t>> users;  // ranks by host and device
-  for (std::size_t rank = 0; rank < ids.size(); ++rank) users[{hosts[rank], ids[rank]}].push_back(rank);
+  const auto place_of = [&](std::size_t rank) { return std::array{hosts[rank], boots[rank], ids[rank]}; };
+  std::map<std::array<std::string, 3>, std::vector<std::size_t>> users;  // ranks by host and device
+  for (std::size_t rank = 0; rank < ids.size(); ++rank) users[place_of(rank)].push_back(rank);
   DeviceChoice chosen{.device = device, .shared = ""};
   for (const auto& [place, ranks] : users)
     if (ranks.size() > 1)
       chosen.shared += fmt::format("{}ranks {} share device {} on {}", chosen.shared.empty() ? "" : "; ",
-                                   fmt::join(ranks, ", "), place.second, place.first);
+                                   fmt::join(ranks, ", "), place[2], place[0]);
   if (!chosen.shared.empty()) {
     world.barrier();  // every rank's CUDA context has now taken its memory
     std::size_t free = 0;
     // agree() also keeps every rank from allocating before all have asked for the free memory.
     agree(world, hosts, why_unusable(device, [&] { free = cuda::free_memory(); }));
-    cuda::limit_memory(free / users[{host, ids[static_cast<std::size_t>(world.rank())]}].size());
+    cuda::limit_memory(free / users[place_of(static_cast<std::size_t>(world.rank()))].size());
   }
   return chosen;
 }

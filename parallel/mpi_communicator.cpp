@@ -212,8 +212,8 @@ void MpiCommunicator::all_to_all(const Tensor& send, std::span<const Index> send
         "all_to_all");
 }
 
-void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std::span<const PeerRows> blocks,
-                                   bool sending) const {
+void MpiCommunicator::check_messages(const Tensor& tensor, std::span<const PeerRows> blocks,
+                                     bool sending) const {
   const char* operation = "start_exchange";
   check_tensor(tensor, operation, sending ? "send" : "receive");
   const Index width = row_elements(tensor);
@@ -223,6 +223,11 @@ void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std
             "{}: {} rows of {} elements are more than one message holds; lower train.batch_tokens "
             "(train.accumulate makes up for it), or raise parallel.expert_parallel",
             operation, rows, width);
+}
+
+void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std::span<const PeerRows> blocks,
+                                   bool sending) const {
+  const Index width = row_elements(tensor);
   for (const auto& [rank, first, rows] : blocks) {
     if (rows * width == 0) continue;
     std::byte* const at = bytes_of(tensor, first * width);
@@ -230,7 +235,7 @@ void MpiCommunicator::add_messages(Exchange& exchange, const Tensor& tensor, std
     MPI_Request& message = exchange.messages.emplace_back(MPI_REQUEST_NULL);
     check(sending ? MPI_Isend(at, count, type_of(tensor.dtype()), rank, kExchangeTag, handle_, &message)
                   : MPI_Irecv(at, count, type_of(tensor.dtype()), rank, kExchangeTag, handle_, &message),
-          operation);
+          "start_exchange");
   }
 }
 
@@ -243,6 +248,9 @@ Request MpiCommunicator::start_exchange(const Tensor& send, std::span<const Peer
           "start_exchange: {} are under way on this communicator; wait for one first", kExchanges);
   free->messages.clear();
   free->messages.reserve(leaving.size() + arriving.size());
+  // Both, before anything is started: an exception would leave what was started to write into `receive`.
+  check_messages(receive, arriving, false);
+  check_messages(send, leaving, true);
   add_messages(*free, receive, arriving, false);
   add_messages(*free, send, leaving, true);
   free->busy = true;

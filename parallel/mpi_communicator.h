@@ -82,6 +82,7 @@ class MpiCommunicator final : public Communicator {
   };
 
   bool finish(void*& native, int slot, bool block) override;
+  void check_messages(const Tensor& tensor, std::span<const PeerRows> blocks, bool sending) const;
   void add_messages(Exchange& exchange, const Tensor& tensor, std::span<const PeerRows> blocks,
                     bool sending) const;
 

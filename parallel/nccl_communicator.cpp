@@ -5,6 +5,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <utility>
 #include <vector>
@@ -47,6 +48,16 @@ ncclDataType_t type_of(DType dtype) {
 
 ncclRedOp_t op_of(Reduction reduction) {
   return reduction == Reduction::sum ? ncclSum : reduction == Reduction::max ? ncclMax : ncclMin;
+}
+
+// Sets what NCCL reads from the environment at its first call, unless the user has set it.
+void set_environment() {
+  const auto set = [](const char* name, const char* value) { setenv(name, value, 0); };
+  // The switches of NVLink add in an order that may differ from call to call, and so would a run's bits.
+  if (std::getenv("NCCL_ALGO") == nullptr) set("NCCL_NVLS_ENABLE", "0");
+  // Gradients and expert rows travel at the same time, on different communicators. The device would start
+  // them in any order, and NCCL does not promise that they finish if two ranks start them differently.
+  set("NCCL_LAUNCH_ORDER_IMPLICIT", "1");
 }
 
 // A group of NCCL calls that run together; separate sends and receives would wait for each other.
@@ -165,7 +176,9 @@ struct NcclCommunicator::Engine {
 };
 
 NcclCommunicator::NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options)
-    : DeviceCommunicator(std::move(control)), options_(std::move(options)) {}
+    : DeviceCommunicator(std::move(control)), options_(std::move(options)) {
+  set_environment();
+}
 
 NcclCommunicator::~NcclCommunicator() = default;
 
@@ -173,6 +186,10 @@ NcclCommunicator::~NcclCommunicator() = default;
 NcclCommunicator::Engine& NcclCommunicator::engine() {
   if (!engine_) engine_ = std::make_unique<Engine>(control(), options_);
   return *engine_;
+}
+
+void NcclCommunicator::prepare() {
+  if (size() > 1) engine();
 }
 
 void NcclCommunicator::all_reduce_there(const Tensor& values, Reduction reduction) {

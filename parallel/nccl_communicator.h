@@ -6,10 +6,10 @@
 // host; Request::test() asks. Results may be used by work queued after wait(), and by the host after it has
 // waited for that stream.
 //
-// NCCL's communicator, stream and memory are created with the first operation on the device, because many
-// groups only exchange counts; a group of one rank never needs them. NCCL's calls are blocking: with blocking
-// = 0 each call starts a thread and must be polled. The purpose of that mode, to escape from a call that
-// hangs, is served by the watchdog.
+// NCCL's communicator, stream and memory are created by prepare() or the first operation on the device,
+// because many groups only exchange counts; a group of one rank never needs them. NCCL's calls are blocking:
+// with blocking = 0 each call starts a thread and must be polled. The purpose of that mode, to escape from a
+// call that hangs, is served by the watchdog.
 #pragma once
 
 #include <chrono>
@@ -33,12 +33,16 @@ struct NcclOptions {
 
 class NcclCommunicator final : public DeviceCommunicator {
  public:
+  /// Sets NCCL_NVLS_ENABLE=0, so that sums have the same bits in every run, and NCCL_LAUNCH_ORDER_IMPLICIT=1
+  /// where the environment has neither these nor NCCL_ALGO.
   explicit NcclCommunicator(std::unique_ptr<Communicator> control, NcclOptions options = {});
   /// Waits for operations under way, unless an exception propagates: then other ranks may never take part.
   ~NcclCommunicator() override;
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
 
+  void prepare() override;
+  bool needs_calls() const override { return false; }
   std::unique_ptr<Communicator> split(int colour) override;
 
  private:
@@ -56,7 +60,7 @@ class NcclCommunicator final : public DeviceCommunicator {
                                std::span<const PeerRows> arriving) override;
 
   NcclOptions options_;
-  std::unique_ptr<Engine> engine_;  // null until the first operation on the device
+  std::unique_ptr<Engine> engine_;  // null until prepare() or the first operation on the device
 };
 
 }  // namespace conclave

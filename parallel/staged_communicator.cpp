@@ -84,10 +84,18 @@ StagedCommunicator::StagedCommunicator(std::unique_ptr<Communicator> control)
 StagedCommunicator::~StagedCommunicator() = default;
 
 StagedCommunicator::Stage& StagedCommunicator::stage(std::size_t bytes) {
-  auto free = std::ranges::find(stages_, false, [](const auto& stage) { return stage->busy; });
-  if (free == stages_.end()) free = stages_.insert(free, std::make_unique<Stage>());
-  (*free)->begin(bytes);
-  return **free;
+  // The smallest that has room, else the largest, which then grows. If any would do, each would in time grow
+  // to the largest message, because it depends on the messages' timing which of them are free.
+  Stage* best = nullptr;
+  for (const auto& stage : stages_) {
+    if (stage->busy) continue;
+    const bool fits = stage->bytes >= bytes, best_fits = best && best->bytes >= bytes;
+    if (!best || (fits ? !best_fits || stage->bytes < best->bytes : !best_fits && stage->bytes > best->bytes))
+      best = stage.get();
+  }
+  if (!best) best = stages_.emplace_back(std::make_unique<Stage>()).get();
+  best->begin(bytes);
+  return *best;
 }
 
 Request StagedCommunicator::started(Stage& stage, Request request) {

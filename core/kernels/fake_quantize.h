@@ -1,7 +1,8 @@
 // Fake quantization: real numbers are rounded to those that a few integers can represent, so that training
 // sees what inference with integers will compute (Jacob et al. 2018, arXiv:1712.05877, section 3). An integer
 // q represents scale (q - zero_point). The gradient passes unchanged through the rounding; the gradient of
-// the scale is that of LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3).
+// the scale is that of LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3). "Within the range" means after
+// rounding, as in PyTorch; LSQ's authors compare before rounding, and so differ up to half a step beyond it.
 //
 // Zero points are integers, stored in the dtype of the numbers that they belong to.
 #pragma once
@@ -33,7 +34,7 @@ void row_ranges(const Tensor& x, const Tensor& lowest, const Tensor& highest);
 
 /// The scale [n] and zero_point [n] with which `levels` reach from lowest [n] to highest [n] and include 0,
 /// which one integer represents exactly. With symmetric levels the zero point is 0. If the range is only 0,
-/// the scale is 1.
+/// or the scale would be less than the smallest normal number, the scale is 1.
 void range_scales(const Tensor& lowest, const Tensor& highest, QuantLevels levels, const Tensor& scale,
                   const Tensor& zero_point);
 
@@ -42,9 +43,9 @@ void range_scales(const Tensor& lowest, const Tensor& highest, QuantLevels level
 void fake_quantize(const Tensor& x, const Tensor& scale, const Tensor& zero_point, QuantLevels levels,
                    const Tensor& y);
 
-/// dx (=, +=) dy where x lies within the levels' range, else 0; dx may be undefined. dscale [rows], if
-/// defined, = the sums over each row of dy times the derivative by the scale. This is round(x / scale) - x /
-/// scale within the range and, beyond it, the level that x was clamped to, minus the zero point.
+/// dx (=, +=) dy where x, rounded, lies within the levels' range, else 0; dx may be undefined. dscale [rows],
+/// if defined, = the sums over each row of dy times the derivative by the scale. This is round(x / scale) - x
+/// / scale within the range and, beyond it, the level that x was clamped to, minus the zero point.
 void fake_quantize_backward(const Tensor& dy, const Tensor& x, const Tensor& scale, const Tensor& zero_point,
                             QuantLevels levels, const Tensor& dx, Write write, const Tensor& dscale);
 

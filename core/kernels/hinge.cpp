@@ -1,16 +1,16 @@
 #include "core/kernels/hinge.h"
 
-#include <algorithm>
-
 namespace conclave::kernels {
 namespace {
 
-// How far a class's score falls short of its margin, at least 0, and the sign that the score should have.
+// How far a class's score falls short of its margin, at least 0 (NaN stays NaN), and the sign that the score
+// should have.
 template <class T>
 struct Shortfall {
   T target, value;
-  Shortfall(T score, bool label)
-      : target(label ? T(1) : T(-1)), value(std::max(T(0), T(1) - target * score)) {}
+  Shortfall(T score, bool label) : target(label ? T(1) : T(-1)), value(T(1) - target * score) {
+    if (value < T(0)) value = T(0);
+  }
 };
 
 }  // namespace

@@ -4,11 +4,11 @@
 namespace conclave::kernels::cuda {
 namespace {
 
-// How far a score falls short of its margin, at least 0.
+// How far a score falls short of its margin, at least 0; NaN stays NaN.
 template <class T>
 __device__ T shortfall(T target, T score) {
   const T value = T(1) - target * score;
-  return T(0) < value ? value : T(0);
+  return value < T(0) ? T(0) : value;
 }
 
 template <class T, int kWidth, int kTeam>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "core/host_device.h"
 #include "core/kernels/fake_quantize.h"
@@ -28,6 +29,11 @@ struct QuantBounds {
   CONCLAVE_HOST_DEVICE bool contain(T steps) const { return steps >= lowest && steps <= highest; }
 };
 
+/// Numbers are multiplied by the scale's reciprocal, which is infinite for some smaller scales; 0 times it
+/// would be NaN.
+template <class T>
+inline constexpr T kLeastScale = std::numeric_limits<T>::min();
+
 /// The scale and zero point of the range from `lowest` to `highest`; see range_scales.
 template <class T>
 CONCLAVE_HOST_DEVICE inline T range_scale(T lowest, T highest, QuantLevels levels, T& zero_point) {
@@ -36,10 +42,10 @@ CONCLAVE_HOST_DEVICE inline T range_scale(T lowest, T highest, QuantLevels level
   if (levels.is_symmetric()) {
     const T largest = -below > above ? -below : above;
     const T step = largest / static_cast<T>(levels.highest);
-    return step > T(0) ? step : T(1);
+    return step >= kLeastScale<T> ? step : T(1);
   }
   const T scale = (above - below) / static_cast<T>(levels.highest - levels.lowest);
-  if (!(scale > T(0))) return T(1);
+  if (!(scale >= kLeastScale<T>)) return T(1);
   zero_point = static_cast<T>(levels.lowest) - round_to_even(below / scale);
   return scale;
 }

@@ -153,7 +153,7 @@ void segment_max(const Tensor& x, const Tensor& offsets, const Tensor& y, const 
       for (std::int32_t row = bounds[s]; row < bounds[s + 1]; ++row) {
         const T* from = px + row * hidden;
         for (Index i = 0; i < hidden; ++i)
-          if (winner[i] < 0 || from[i] > best[i]) {
+          if (winner[i] < 0 || from[i] > best[i] || from[i] != from[i]) {  // NaN wins
             best[i] = from[i];
             winner[i] = row;
           }

@@ -177,7 +177,7 @@ struct SegmentMax {
     for (Index row = begin; row < end; ++row) {
       const Pack<T, kWidth> value = load<kWidth>(x + row * segment.columns + column);
       for (int j = 0; j < kWidth; ++j)
-        if (winner.at[j] < 0 || value.at[j] > best.at[j]) {
+        if (winner.at[j] < 0 || value.at[j] > best.at[j] || isnan(value.at[j])) {
           best.at[j] = value.at[j];
           winner.at[j] = static_cast<std::int32_t>(row);
         }

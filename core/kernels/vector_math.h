@@ -100,8 +100,8 @@ CONCLAVE_HOST_DEVICE inline T hard_swish(T x, T& derivative) {
 
 template <class T>
 CONCLAVE_HOST_DEVICE inline T relu(T x, T& derivative) {
-  derivative = x > T(0) ? T(1) : T(0);
-  return x > T(0) ? x : T(0);
+  derivative = x <= T(0) ? T(0) : T(1);
+  return x <= T(0) ? T(0) : x;  // NaN stays NaN
 }
 
 }  // namespace conclave::kernels

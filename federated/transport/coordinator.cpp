@@ -85,7 +85,7 @@ struct Coordinator::Parts {
     expect_spends();
     database.run("CREATE TABLE IF NOT EXISTS repeated(round INTEGER PRIMARY KEY, lines INTEGER)");
     std::vector<std::string> warnings;
-    std::string newest = newest_checkpoint(options.directory, &warnings, true).value_or("");
+    std::string newest = newest_checkpoint(options.directory, Verify::everything, &warnings).value_or("");
     for (const std::string& warning : warnings) say("warning: skipped " + warning);
     const bool anew = newest.empty();
     if (anew) {

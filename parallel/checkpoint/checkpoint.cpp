@@ -105,14 +105,15 @@ SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step,
   return {files.size(), aside.string()};
 }
 
-std::optional<std::string> newest_checkpoint(const std::string& directory, std::vector<std::string>* warnings,
-                                             bool verified, std::int64_t last) {
+std::optional<std::string> newest_checkpoint(const std::string& directory, Verify verify,
+                                             std::vector<std::string>* warnings, std::int64_t last) {
   const auto files = list_checkpoints(directory);
   for (auto file = files.rbegin(); file != files.rend(); ++file) {
     if (file->step > last) continue;
     try {
       const CheckpointReader reader(file->path);
-      if (verified) reader.verify_all();
+      if (verify == Verify::model) reader.verify("model/");
+      if (verify == Verify::everything) reader.verify();
       return file->path;
     } catch (const std::exception& error) {  // damaged sizes may also cause std::bad_alloc
       if (warnings != nullptr) warnings->push_back(error.what());

@@ -79,12 +79,14 @@ SetAside set_aside_checkpoints(const std::string& directory, std::int64_t step,
                                const std::function<void(const std::string& folder)>& first = {},
                                bool always = false);
 
-/// Path of the checkpoint with the highest step, up to `last`, that opens and is complete (sizes and state);
-/// if `verified`, also reads the file and checks every tensor against its checksum. Reports skipped files in
-/// `warnings`. Call it on one rank and broadcast the result.
-std::optional<std::string> newest_checkpoint(const std::string& directory,
+/// How much of a file is read: its structure, sizes and state; or also the model's tensors, or all tensors,
+/// each compared with its checksum.
+enum class Verify : std::uint8_t { structure, model, everything };
+
+/// Path of the checkpoint with the highest step, up to `last`, that has no damage in what `verify` says.
+/// Reports skipped files in `warnings`. Call it on one rank and broadcast the result.
+std::optional<std::string> newest_checkpoint(const std::string& directory, Verify verify,
                                              std::vector<std::string>* warnings = nullptr,
-                                             bool verified = false,
                                              std::int64_t last = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace conclave

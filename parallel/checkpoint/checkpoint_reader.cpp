@@ -212,8 +212,9 @@ void CheckpointReader::load(std::span<const TensorEntry> entries) const {
   for (std::size_t i = 0; i < entries.size(); ++i) entries[i].values.copy_from(staged[i]);
 }
 
-void CheckpointReader::verify_all() const {
-  for (const auto& [name, stored] : tensors_) read(name);
+void CheckpointReader::verify(std::string_view prefix) const {
+  for (const auto& [name, stored] : tensors_)
+    if (name.starts_with(prefix)) read(name);
 }
 
 }  // namespace conclave

@@ -45,8 +45,9 @@ class CheckpointReader {
   /// the entries.
   void load(std::span<const TensorEntry> entries) const;
 
-  /// Reads every tensor and compares its checksums; throws Error at the first mismatch.
-  void verify_all() const;
+  /// Reads every tensor whose name begins with `prefix`, and compares its checksums; throws Error at the
+  /// first mismatch.
+  void verify(std::string_view prefix = "") const;
 
  private:
   struct Info {

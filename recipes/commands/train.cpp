@@ -70,7 +70,7 @@ int train(const TrainArguments& arguments, const ProcessEnvironment& surrounding
   }
   if (!result.unsaved.empty()) {
     if (grid.world().rank() == 0) {
-      const bool some = newest_checkpoint(recipe.run.directory).has_value();
+      const bool some = newest_checkpoint(recipe.run.directory, Verify::structure).has_value();
       fmt::print(stderr,
                  "conclave: what was trained{} is lost: {}; when that is repaired, --resume auto {}\n",
                  some ? " since the newest checkpoint" : "", result.unsaved,

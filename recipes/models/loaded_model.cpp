@@ -19,16 +19,16 @@ ImageShape image_shape(const nlohmann::json& metadata) {
 
 }  // namespace
 
-std::optional<std::string> newest_told(const std::string& directory, bool verified) {
+std::optional<std::string> newest_told(const std::string& directory, Verify verify) {
   std::vector<std::string> warnings;
-  auto newest = newest_checkpoint(directory, &warnings, verified);
+  auto newest = newest_checkpoint(directory, verify, &warnings);
   for (const std::string& warning : warnings) fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
   return newest;
 }
 
-std::string find_checkpoint(const std::string& path) {
+std::string find_checkpoint(const std::string& path, Verify verify) {
   if (!std::filesystem::is_directory(path)) return path;
-  const auto newest = newest_told(path);
+  const auto newest = newest_told(path, verify);
   require(newest.has_value(), "{}: no whole checkpoint (step-*.h5) in this folder", path);
   return *newest;
 }

@@ -10,6 +10,7 @@
 
 #include "autograd/nn/parameter_set.h"
 #include "data/tokenizer.h"
+#include "parallel/checkpoint/checkpoint.h"
 #include "parallel/process_grid.h"
 #include "recipes/models/model.h"
 
@@ -18,9 +19,9 @@ namespace conclave {
 class CheckpointReader;
 
 /// newest_checkpoint(), with a warning on standard error for each checkpoint that it skips.
-std::optional<std::string> newest_told(const std::string& directory, bool verified = false);
-/// `path` if it is a file, else the newest checkpoint in the folder; throws Error if the folder has none.
-std::string find_checkpoint(const std::string& path);
+std::optional<std::string> newest_told(const std::string& directory, Verify verify);
+/// `path` if it is a file, else the newest checkpoint in the folder that passes; throws Error if none does.
+std::string find_checkpoint(const std::string& path, Verify verify = Verify::model);
 /// Every rank gets what rank 0 finds, because a run that is still training saves new ones. Collective.
 std::string find_checkpoint(const std::string& path, Communicator& world);
 /// The checkpoint that train.start_from names; "" where that is empty. Collective; throws Error, which says

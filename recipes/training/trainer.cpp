@@ -21,7 +21,7 @@ std::string resolve_resume(const std::string& resume, const std::string& directo
   if (resume != "auto") return find_checkpoint(resume, world);
   // Verified, which reads the file once more, so that a damaged checkpoint does not end the job at every
   // restart.
-  return from_first(world, [&] { return newest_told(directory, true).value_or(""); });
+  return from_first(world, [&] { return newest_told(directory, Verify::everything).value_or(""); });
 }
 
 // Two runs in one folder would set aside and remove each other's checkpoints, so a run locks its folder. A

@@ -7,6 +7,8 @@
 namespace conclave {
 
 void Trainer::plan_memory() {
+  // The gradients' first sums come after planning, and what these groups need would be missing there.
+  for (Communicator* group : {&grid_.world(), &grid_.expert_group(), &grid_.data_group()}) group->prepare();
   Batch largest;
   std::vector<std::function<void()>> passes;
   for (std::size_t t = 0; t < tasks_.size(); ++t) {

@@ -239,9 +239,9 @@ void Trainer::end_not_finite(std::int64_t step, const std::string& what) {
   // What is not finite was computed with the weights of step_, which the checkpoint of that step has, too.
   const std::string last = from_first(grid_.world(), [&] {
     const std::string& folder = recipe_.run.directory;
-    if (const auto before = newest_checkpoint(folder, nullptr, false, step_ - 1))
+    if (const auto before = newest_checkpoint(folder, Verify::everything, nullptr, step_ - 1))
       return "The last checkpoint before that is intact: " + *before;
-    const std::string of_step = newest_checkpoint(folder).value_or("");
+    const std::string of_step = newest_checkpoint(folder, Verify::structure).value_or("");
     return of_step.empty()
                ? std::string("There is no checkpoint yet")
                : "There is no checkpoint from before that; the weights of this one lead to it: " + of_step;

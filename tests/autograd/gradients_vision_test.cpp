@@ -54,6 +54,11 @@ TEST_CASE("scale_rows: gradients of rows and factors", "[gradient]") {
                        {random_values({1, 4, 3}, 1), random_values({4}, 2)}) < kGradientTolerance);
 }
 
+TEST_CASE("scale_last: gradients of images and factors", "[gradient]") {
+  CHECK(gradient_error([](Tape& tape, Inputs v) { return functions::scale_last(tape, v[0], v[1]); },
+                       {random_values({2, 4, 3}, 1), random_values({3}, 2)}) < kGradientTolerance);
+}
+
 TEST_CASE("group_norm: gradients of images, gamma and beta", "[gradient]") {
   for (const Index groups : {1, 2, 6}) {
     for (const Activation kind : {Activation::none, Activation::silu}) {

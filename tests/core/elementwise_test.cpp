@@ -40,6 +40,12 @@ TEMPLATE_TEST_CASE("activations and their derivatives follow their formulas", "[
 
 TEMPLATE_TEST_CASE("activations are finite for large inputs and pass NaN on", "[kernels]", float, double) {
   const TestType nan = std::numeric_limits<TestType>::quiet_NaN();
+  for (const Activation kind : kAllActivations) {
+    const Tensor one = Tensor::of<TestType>({1}, {nan}), of_one = one.clone();
+    activation(one, kind, of_one, Tensor());
+    CAPTURE(int(kind));
+    CHECK(std::isnan(of_one.data<TestType>()[0]));
+  }
   for (const Activation kind : {Activation::gelu, Activation::silu, Activation::hard_swish}) {
     const Tensor x =
         Tensor::of<TestType>({5}, {TestType(-1e4), TestType(-100), TestType(100), TestType(1e4), nan});

@@ -46,6 +46,18 @@ TEMPLATE_TEST_CASE("a scale and zero point cover both ends of a range and repres
   }
 }
 
+TEST_CASE("rows of tiny numbers are rounded to 0, not to NaN", "[kernels]") {
+  for (const QuantLevels levels : kLevels) {
+    const Tensor x = Tensor::of<float>({2, 3}, {1e-37F, 0, -1e-39F, -8e-38F, 0, -1e-45F});
+    const Tensor low = unwritten({2}, DType::f32), high = low.clone(), scale = low.clone(),
+                 zero = low.clone(), y = unwritten(x.shape(), DType::f32);
+    row_ranges(x, low, high);
+    range_scales(low, high, levels, scale, zero);
+    fake_quantize(x, scale, zero, levels, y);
+    for (const float value : y.span<float>()) CHECK(std::abs(value) <= 1.1e-37F);
+  }
+}
+
 TEMPLATE_TEST_CASE("fake_quantize and its gradients follow their formulas", "[kernels]", float, double) {
   using T = TestType;
   constexpr DType kType = dtype_of<T>;

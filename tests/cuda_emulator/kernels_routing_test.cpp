@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/cuda/scratch.h"
 #include "core/cuda/stream.h"
@@ -190,6 +191,35 @@ TEMPLATE_TEST_CASE("the hinge loss on the device agrees with the processor", "",
             squared_hinge_backward(t[3], t[0], t[1], t[4], mode);
           });
   }
+}
+
+TEST_CASE("numbers that are not finite reach the loss, on the device as on the processor") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const bool device : {false, true}) {
+    const auto there = [&](const Tensor& tensor) {
+      return device ? conclave::cuda::to_device(tensor) : tensor.clone();
+    };
+    const auto back = [&](const Tensor& tensor) { return device ? conclave::cuda::to_host(tensor) : tensor; };
+    const Tensor rows = there(Tensor::of<float>({3, 2}, {1, nan, nan, 2, 3, 1}));
+    const Tensor rectified = there(Tensor::zeros({3, 2})), slope = there(Tensor::zeros({3, 2}));
+    activation(rows, Activation::relu, rectified, slope);
+    CHECK(std::isnan(back(rectified).data<float>()[1]));
+    const Tensor largest = there(Tensor::zeros({1, 2})), winners = there(Tensor::zeros({1, 2}, DType::i32));
+    segment_max(rows, there(Tensor::of<std::int32_t>({2}, {0, 3})), largest, winners);
+    CHECK(std::isnan(back(largest).data<float>()[0]));
+    CHECK(std::isnan(back(largest).data<float>()[1]));
+    CHECK(back(winners).data<std::int32_t>()[1] == 0);
+    const Tensor losses = there(Tensor::zeros({3})), up = there(Tensor::of<float>({3}, {1, 1, 1})),
+                 labels = there(Tensor::of<std::int32_t>({3}, {0, 0, 0}));
+    squared_hinge(rows, labels, losses);
+    squared_hinge_backward(up, rows, labels, slope, Write::assign);
+    for (const Index row : {0, 1}) {
+      CHECK(std::isnan(back(losses).data<float>()[row]));
+      CHECK(std::isnan(back(slope).data<float>()[row * 2 + 1 - row]));
+    }
+    CHECK(std::isfinite(back(losses).data<float>()[2]));
+  }
+  CHECK(emulator::take_report() == "");
 }
 
 TEMPLATE_TEST_CASE("the squared error on the device agrees with the processor", "", float, double) {

@@ -5,8 +5,10 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -504,7 +506,46 @@ TEST_CASE("a refusal of NCCL is an Error with the reason") {
   const auto world = device_world();
   CHECK_THROWS_WITH(world->all_reduce(cuda::to_device(Tensor::zeros({4}))),
                     Contains("starting NCCL: NCCL says: ") && Contains("Duplicate GPU"));
+  CHECK_THROWS_WITH(world->prepare(), Contains("starting NCCL: NCCL says: ") && Contains("Duplicate GPU"));
   emulator::set_bus_id("");
+  meet();
+}
+
+TEST_CASE("NCCL is told to add in a fixed order, unless the user decides otherwise") {
+  for (const char* const name : {"NCCL_ALGO", "NCCL_NVLS_ENABLE", "NCCL_LAUNCH_ORDER_IMPLICIT"})
+    unsetenv(name);
+  const auto value = [](const char* name) { return std::string(std::getenv(name) ? std::getenv(name) : ""); };
+  device_world();
+  CHECK(value("NCCL_NVLS_ENABLE") == "0");
+  CHECK(value("NCCL_LAUNCH_ORDER_IMPLICIT") == "1");
+  setenv("NCCL_NVLS_ENABLE", "1", 1);
+  device_world();
+  CHECK(value("NCCL_NVLS_ENABLE") == "1");
+  unsetenv("NCCL_NVLS_ENABLE");
+  setenv("NCCL_ALGO", "nvls", 1);
+  device_world();
+  CHECK(value("NCCL_NVLS_ENABLE").empty());
+  unsetenv("NCCL_ALGO");
+}
+
+TEST_CASE("pinned memory for shared devices does not depend on which message is done first") {
+  StagedCommunicator world(test_world().split(0));
+  if (world.size() == 1) return;
+  const std::array<Index, 3> sizes{1 << 20, 1 << 23, 1 << 21};  // bytes
+  std::vector<Tensor> values;
+  for (const Index bytes : sizes) values.push_back(cuda::to_device(Tensor::zeros({bytes / 4})));
+  const std::size_t before = emulator::counters().pinned_bytes;
+  std::size_t after = 0;
+  std::vector<std::size_t> order{0, 1, 2};
+  for (int round = 0; round < 12; ++round) {
+    std::vector<Request> requests;
+    for (const std::size_t i : order) requests.push_back(world.start_all_reduce(values[i], Reduction::sum));
+    for (Request& request : requests) request.wait();
+    std::ranges::next_permutation(order);
+    if (round == 5) after = emulator::counters().pinned_bytes - before;
+  }
+  CHECK(emulator::counters().pinned_bytes - before == after);
+  CHECK(static_cast<double>(after) <= 1.25 * static_cast<double>(sizes[0] + sizes[1] + sizes[2]));
   meet();
 }
 

@@ -107,7 +107,7 @@ def main():
             flip_bit(newest, place(newest, a_tensor(newest, "model/")) + 5)
         else:
             truncated(newest, {"half": 0.5, "empty": 0}[damage])
-            run([PROGRAM, "eval", "run"], says=["warning: skipped", newest.name, '"step":4'])
+        run([PROGRAM, "eval", "run"], says=["warning: skipped", newest.name, '"step":4'])
         output = train(2, "run", "train.steps=8", resume="auto", says=["at step 4", newest.name, "skipped"])
         assert output.count("skipped") == 1, output
         run([PROGRAM, "inspect", "run", "--verify"], says=["step 8"])

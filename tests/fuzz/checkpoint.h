@@ -28,7 +28,7 @@ class CheckpointTrial {
       return;
     }
     try {
-      CheckpointReader(path_).verify_all();
+      CheckpointReader(path_).verify();
     } catch (const Error&) {
     }
   }

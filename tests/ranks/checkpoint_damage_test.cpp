@@ -37,7 +37,7 @@ TEST_CASE("a flipped bit anywhere in a tensor is reported with the tensor's name
       bad[at] = static_cast<char>(bad[at] ^ 0x10);
       const CheckpointReader reader(private_copy(directory, bad));
       const std::string expected = "tensor " + entry.name + ": checksum mismatch";
-      CHECK_THROWS_WITH(reader.verify_all(), Contains(expected));
+      CHECK_THROWS_WITH(reader.verify(), Contains(expected));
       CHECK_THROWS_WITH(reader.read(entry.name), Contains(expected));
       const auto entries = test_entries(*alone, 1, false);
       CHECK_THROWS_WITH(reader.load(entries), Contains(expected));
@@ -104,10 +104,10 @@ TEST_CASE("a truncated checkpoint is refused at any length, and an older one is 
   if (test_world().rank() == 0) write_file(path, good.substr(0, good.size() / 2));
   test_world().barrier();
   std::vector<std::string> warnings;
-  CHECK(newest_checkpoint(directory.path(), &warnings) == before);
+  CHECK(newest_checkpoint(directory.path(), Verify::structure, &warnings) == before);
   REQUIRE(warnings.size() == 1);
   CHECK_THAT(warnings[0], Contains("step-00000002.h5") && Contains("truncated"));
-  CHECK(newest_checkpoint(directory.path() + "/none") == std::nullopt);
+  CHECK(newest_checkpoint(directory.path() + "/none", Verify::structure) == std::nullopt);
 }
 
 TEST_CASE("with verification, a checkpoint with a damaged tensor is not the newest") {
@@ -122,9 +122,9 @@ TEST_CASE("with verification, a checkpoint with a damaged tensor is not the newe
   }
   test_world().barrier();
   std::vector<std::string> warnings;
-  CHECK(newest_checkpoint(directory.path(), &warnings) == path);
+  CHECK(newest_checkpoint(directory.path(), Verify::structure, &warnings) == path);
   CHECK(warnings.empty());
-  CHECK(newest_checkpoint(directory.path(), &warnings, true) == before);
+  CHECK(newest_checkpoint(directory.path(), Verify::everything, &warnings) == before);
   REQUIRE(warnings.size() == 1);
   CHECK_THAT(warnings[0], Contains("step-00000002.h5: tensor model/embedding/weight: checksum mismatch"));
 }

@@ -26,7 +26,7 @@ TEST_CASE("a checkpoint saved on any number of ranks loads on any other number")
         const auto entries = test_entries(*group, readers, false);
         reader.load(entries);
         CHECK(holds_values(entries));
-        reader.verify_all();
+        reader.verify();
       }
       world.barrier();
     }
@@ -123,7 +123,7 @@ TEST_CASE("background saves run one after another while the ranks communicate") 
   world.barrier();
   CHECK(directory.files() == Names{"step-00000006.h5", "step-00000007.h5", "step-00000008.h5"});
   const auto entries = test_entries(world, world.size(), false);
-  CheckpointReader(*newest_checkpoint(directory.path()), world).load(entries);
+  CheckpointReader(*newest_checkpoint(directory.path(), Verify::structure), world).load(entries);
   CHECK(holds_values(entries, 8));
 }
 

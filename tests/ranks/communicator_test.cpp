@@ -214,11 +214,17 @@ TEST_CASE("blocks of an exchange that do not fit are refused before anything is 
   const int other = world.rank() == 0 ? 1 : 0;
   CHECK_THROWS_WITH(start({other, 3, 2}), Contains("rows [3, +2)") && Contains("not in send [4, 3]"));
   CHECK_THROWS_WITH(start({other, -1, 1}), Contains("not in send [4, 3]"));
+  // Nor is anything left to be received: the next message from that rank is not for these rows.
+  const Tensor earlier = Tensor::zeros({4, 3});
+  const PeerRows arriving{other, 0, 1}, too_many{other, 3, 2};
+  CHECK_THROWS_WITH(world.start_exchange(rows, {{too_many}}, earlier, {{arriving}}),
+                    Contains("rows [3, +2)"));
   const Exchange e = exchange_for(world);  // the communicator still works
   const Blocks blocks(e, world);
   world.start_exchange(e.send, blocks.leaving, e.receive, blocks.arriving).wait();
   keep_own(e, world);
   CHECK(arrived(e, world));
+  for (const float value : earlier.span<float>()) CHECK(value == 0);
 }
 
 TEST_CASE("split groups ranks by colour, and the groups work independently") {
