@@ -1,7 +1,6 @@
 // Where a run begins and what it leaves: another model or a checkpoint to go on from, its folder, and the
 // checkpoints that it saves.
 #include <fmt/ranges.h>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
@@ -126,28 +125,6 @@ void Trainer::warn_of_other_data(const nlohmann::json& known) {
             ? std::string("now there are as many with other lengths or labels, or in another order")
             : fmt::format("now there are {}", read["examples"].get<std::int64_t>())));
   }
-}
-
-// Sets aside the checkpoints of an earlier run in the folder that this run does not continue.
-void Trainer::take_folder() {
-  if (grid_.world().rank() != 0) return;
-  const std::string& directory = recipe_.run.directory;
-  const std::filesystem::path resumed = environment_.resume;
-  std::error_code ignored;
-  const bool goes_on =
-      !resumed.empty() &&
-      std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
-  const auto with_metrics = [&](const std::string& folder) {
-    (goes_on ? copy_metrics : move_metrics)(directory, folder);
-  };
-  // Metrics without checkpoints are kept by a resumed run: somebody may have copied them for it.
-  const bool always = resumed.empty() && has_metrics(directory);
-  if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1, with_metrics, always);
-      !aside.folder.empty())
-    log_.say(fmt::format("{} that this run does not go on from are now in {}",
-                         aside.checkpoints > 0 ? fmt::format("{} checkpoints", aside.checkpoints) : "metrics",
-                         aside.folder));
-  log_.write_metrics(directory, environment_.host, step_ == 0 ? 0 : step_ + 1);
 }
 
 CheckpointState Trainer::checkpoint_state() const {
