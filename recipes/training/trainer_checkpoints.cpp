@@ -93,6 +93,12 @@ void Trainer::resume() {
   }
   log_.say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
   if (!privacy_) warn_of_other_data(metadata.value("training_data", nlohmann::json::object()));
+  // With privacy, examples are drawn by the system's generator.
+  if (const auto seed = metadata.value("seed", recipe_.run.seed); seed != recipe_.run.seed && !privacy_)
+    log_.say(fmt::format(
+        "warning: run.seed = {} ({} there) gives this epoch another order: the rest of it is not what the "
+        "checkpoint's run had left over",
+        recipe_.run.seed, seed));
   try {
     const std::string name = environment_.resume + ":/state/recipe";
     const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
