@@ -207,7 +207,10 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
       for (const auto& [task, examples] : tasks)
         std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
                              [](const TextExample& example) { return !example.text.empty(); });
-      return Tokenizer::train(texts, data.vocabulary, cache_directory).bytes();
+      return Tokenizer::train(
+                 texts, data.vocabulary, cache_directory,
+                 [](const std::string& warning) { fmt::print(stderr, "conclave: warning: {}\n", warning); })
+          .bytes();
     }));
   }
   Corpus corpus{std::move(read.class_names), tokenizer, {}};
