@@ -14,7 +14,7 @@ namespace {
 
 // The metadata without measurements of the model before.
 std::string notes_of(nlohmann::json metadata) {
-  for (const char* measured : {"metrics", "routing"}) metadata.erase(measured);
+  for (const char* measured : {"metrics", "routing", "measured_at"}) metadata.erase(measured);
   return metadata.dump();
 }
 

@@ -172,6 +172,7 @@ TrainResult Trainer::run() {
       const double began = now();
       last_validation_ = evaluate(&TrainedTask::validation, "validation",
                                   last ? kCalibrationBatches : kFewCalibrationBatches);
+      validated_at_ = step_;
       evaluating += now() - began;
       sums_.window_start += now() - began;
     }

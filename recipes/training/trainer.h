@@ -175,7 +175,8 @@ class Trainer {
   StepSums sums_;
   std::string problem_;  // the first numerical problem that this rank saw
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
-  std::string told_;  // JSON: the last validation in the checkpoint that was resumed
+  std::int64_t validated_at_ = 0;  // the step of last_validation_
+  std::string told_;               // JSON: the last validation in the checkpoint that was resumed
 };
 
 }  // namespace conclave

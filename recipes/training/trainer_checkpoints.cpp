@@ -78,7 +78,7 @@ void Trainer::resume() {
     privacy_->go_on_from(spent.at("steps"), name);
   }
   auto told = nlohmann::json::object();
-  for (const char* what : {"metrics", "routing"})
+  for (const char* what : {"metrics", "routing", "measured_at"})
     if (metadata.contains(what)) told[what] = metadata[what];
   told_ = told.dump();
   for (TrainedTask& one : tasks_) {
@@ -165,6 +165,7 @@ CheckpointState Trainer::checkpoint_state() const {
 // Those of the last validation, or of the checkpoint from which training resumed.
 void Trainer::add_measurements(nlohmann::json& metadata) const {
   if (last_validation_.empty() && !told_.empty()) metadata.update(nlohmann::json::parse(told_));
+  if (!last_validation_.empty()) metadata["measured_at"] = validated_at_;
   for (const auto& [task, result] : last_validation_) {
     auto& metrics = metadata["metrics"][task];
     metrics["validation_loss"] = result.loss;
