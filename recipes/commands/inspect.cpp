@@ -61,6 +61,14 @@ int inspect(const InspectArguments& arguments) {
   fmt::print("written by {} ranks, {} of them sharing the experts; tokenizer {}\n",
              metadata.at("ranks").get<int>(), metadata.at("expert_parallel").get<int>(),
              metadata.at("tokenizer_hash").get<std::string>());
+  if (metadata.contains("privacy")) {  // DP-SGD; earlier versions do not name the unit
+    const auto& spent = metadata.at("privacy");
+    fmt::print(
+        "privacy of each {}: {} steps, epsilon {} at delta {}, with noise of {} and a sampling rate of {}\n",
+        spent.value("unit", "record"), spent.at("steps").dump(),
+        spent.at("epsilon").is_null() ? "infinite" : fmt::format("{:.4f}", spent.at("epsilon").get<double>()),
+        spent.at("delta").dump(), spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump());
+  }
   if (metadata.contains("client_privacy")) {  // of a simulation, which has no position in the data
     const auto& spent = metadata.at("client_privacy");
     fmt::print("privacy of clients: {} rounds, epsilon {:.4f} at delta {}\n", spent.at("rounds").dump(),
