@@ -194,6 +194,7 @@ TrainResult Trainer::run() {
                             static_cast<double>(std::max<std::int64_t>(step_ - first, 1));
   result.interrupted = sums_.stop && step_ < total_steps_;
   result.validation = last_validation_;
+  if (result.taken == 0) log_.forget_evaluation(step_, "test");  // of the run that took the last step
   if (!result.interrupted) result.test = evaluate(&TrainedTask::test, "test");
   log_.finish();
   return result;

@@ -63,6 +63,10 @@ void TrainingLog::forget_metrics_from(std::int64_t step) {
   if (metrics_) metrics_->truncate_from(step);
 }
 
+void TrainingLog::forget_evaluation(std::int64_t step, const std::string& split) {
+  if (metrics_) metrics_->drop_evaluation(step, split);
+}
+
 void TrainingLog::steps(const StepReport& report, std::span<const Metric> metrics) {
   if (!first_) return;
   progress_.show(report);

@@ -35,6 +35,8 @@ class TrainingLog {
   /// Error if the files cannot be made.
   void write_metrics(const RunFolder& folder, const std::string& host);
   void forget_metrics_from(std::int64_t step);
+  /// See MetricsWriter::drop_evaluation.
+  void forget_evaluation(std::int64_t step, const std::string& split);
 
   void steps(const StepReport& report, std::span<const Metric> metrics);
   /// Reports the evaluation of a task's `split` after step `step`.

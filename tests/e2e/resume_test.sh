@@ -30,6 +30,14 @@ conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --se
   --set train.steps=12 --set moe.top_k=1 --set run.seed=9
 says "resumed from runs/branch/step-00000012.h5" "no steps are left"
 [[ $output != *"recipe is not"* ]]
+# A finished run that is resumed is tested again, and its metrics have the test once.
+for _ in 1 2; do
+  conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto --set run.directory=runs/branch \
+    --set train.steps=12 --set moe.top_k=1
+  says "no steps are left" "test: accuracy"
+  [[ $(grep -c '"test/' runs/branch/metrics.jsonl) == 1 && $(tail -n 1 runs/branch/metrics.jsonl) == '{"step":12,'*'"test/'* ]]
+  [[ $(grep -c '"validation/' runs/branch/metrics.jsonl) == 1 ]]
+done
 conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set train.steps=11 --set run.directory=runs/other
 says "it is at step 12, but train.steps gives 11 steps in all"
 
