@@ -52,7 +52,24 @@ void Trainer::resume() {
           environment_.resume,
           optimizer_.has_average() ? "it has no moving average of its weights"
                                    : "its weights are a moving average");
-  reader.load(entries_);
+  // Keys that differ explain what the checkpoint lacks, so they are compared first.
+  std::string changed, incomparable;
+  try {
+    const std::string name = environment_.resume + ":/state/recipe";
+    changed =
+        fmt::format("{}", fmt::join(changed_keys(parse_recipe(reader.state().recipe, name), recipe_), ", "));
+  } catch (const RecipeError& error) {  // for example an earlier version's
+    incomparable = error.what();
+  }
+  try {
+    reader.load(entries_);
+  } catch (const Error& error) {
+    if (changed.empty()) throw;
+    fail(
+        "{}; the recipe is not that checkpoint's: {}; resume with the recipe as it was, or begin a run with "
+        "its weights by train.start_from",
+        error.what(), changed);
+  }
   step_ = reader.state().step;
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
@@ -82,7 +99,14 @@ void Trainer::resume() {
     if (metadata.contains(what)) told[what] = metadata[what];
   told_ = told.dump();
   for (TrainedTask& one : tasks_) {
-    const auto& of_task = metadata.at("data_position").at(one.task->name());
+    const auto positions = metadata.value("data_position", nlohmann::json::object());
+    const auto found = positions.find(one.task->name());
+    require(
+        found != positions.end(),
+        "{}: its model was not trained to {}; resume with [tasks] as it was, or begin a run with its weights "
+        "by train.start_from",
+        environment_.resume, one.task->name());
+    const auto& of_task = *found;
     const DataPosition position{of_task.at("epoch"), of_task.at("batch")};
     require(
         position.batch <= one.batches_per_epoch,
@@ -99,14 +123,9 @@ void Trainer::resume() {
         "warning: run.seed = {} ({} there) gives this epoch another order: the rest of it is not what the "
         "checkpoint's run had left over",
         recipe_.run.seed, seed));
-  try {
-    const std::string name = environment_.resume + ":/state/recipe";
-    const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
-    if (!changed.empty())
-      log_.say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
-  } catch (const RecipeError& error) {  // for example an earlier version's
-    log_.say(fmt::format("warning: this recipe cannot be compared with the checkpoint's: {}", error.what()));
-  }
+  if (!changed.empty()) log_.say(fmt::format("the recipe is not that checkpoint's: {}", changed));
+  if (!incomparable.empty())
+    log_.say(fmt::format("warning: this recipe cannot be compared with the checkpoint's: {}", incomparable));
   require(step_ <= total_steps_, "{}: it is at step {}, but {} gives {} steps in all; set that to more",
           environment_.resume, step_,
           recipe_.train.steps > 0 ? "train.steps"

@@ -77,6 +77,11 @@ def main():
         old = [line for line in said.splitlines() if line.endswith(f" (measured at step {measured})")]
         assert len(old) == said.count("(measured at") and (len(old) > 2) == (step != measured), said
 
+    # Where a recipe needs state that the checkpoint lacks, the message has the key that differs.
+    for option, key in (("moe.balancer=grad_norm", 'moe.balancer = "grad_norm" ("bias" there)'), ("moe.experts=8", "moe.experts = 8 (4 there)")):
+        says = ["the recipe is not that checkpoint's: ", key, "or begin a run with its weights by train.start_from"]
+        train(1, "never", *RUN, option, resume="whole1/step-00000028.h5", status=1, says=says)
+
     # A pass over the data is rounded up to whole steps.
     said = train(1, "passes", "train.steps=0", "train.epochs=3", "train.accumulate=5")
     batches = int(re.search(r"in (\d+) batches", said).group(1))
