@@ -325,7 +325,9 @@ void fields(TrainRecipe& train, FieldList& field) {
   field("masked_weight", train.masked_weight,
         "Weight of a second task, to predict the tokens that model.token_dropout hid; 0 for none",
         between(0, 100));
-  field("ema", train.ema, "Decay of a running mean of the weights, evaluated in their place; 0 is off",
+  field("ema", train.ema,
+        "Decay of a running mean of the weights, and of batch normalization's statistics, evaluated in their "
+        "place; 0 is off",
         between(0, 0.999999));
   field("evaluate_every", train.evaluate_every, "Steps between validations; 0 validates after each epoch",
         between(0, 1e12));

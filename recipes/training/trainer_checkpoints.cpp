@@ -61,8 +61,17 @@ void Trainer::resume() {
   } catch (const RecipeError& error) {  // for example an earlier version's
     incomparable = error.what();
   }
+  // Earlier versions averaged the weights without their buffers, which then serve for both.
+  std::vector<TensorEntry> stored = entries_;
+  std::vector<const Buffer*> without_average;
+  for (const Buffer* buffer : parameters_.buffers())
+    if (const std::string name = tensor_path("optimizer/trained", buffer->name);
+        optimizer_.has_average() && !buffer->on_host && !reader.has(name)) {
+      without_average.push_back(buffer);
+      std::erase_if(stored, [&](const TensorEntry& entry) { return entry.name == name; });
+    }
   try {
-    reader.load(entries_);
+    reader.load(stored);
   } catch (const Error& error) {
     if (changed.empty()) throw;
     fail(
@@ -70,6 +79,7 @@ void Trainer::resume() {
         "its weights by train.start_from",
         error.what(), changed);
   }
+  for (const Buffer* buffer : without_average) buffer->values.copy_from(optimizer_.average(*buffer));
   step_ = reader.state().step;
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
