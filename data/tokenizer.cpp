@@ -114,7 +114,8 @@ std::string train_model(std::span<const TextExample> texts, std::int64_t vocabul
 }  // namespace
 
 Tokenizer Tokenizer::train(std::span<const TextExample> texts, std::int64_t vocabulary,
-                           const std::string& cache_directory) {
+                           const std::string& cache_directory,
+                           const std::function<void(const std::string&)>& warn) {
   require(vocabulary >= 16 && vocabulary <= 1'000'000,
           "Tokenizer::train: vocabulary {} is not in [16, 1000000]", vocabulary);
   require(std::any_of(texts.begin(), texts.end(),
@@ -124,12 +125,10 @@ Tokenizer Tokenizer::train(std::span<const TextExample> texts, std::int64_t voca
           "Tokenizer::train: none of the {} texts has any text to train on", texts.size());
   if (cache_directory.empty()) return from_bytes(train_model(texts, vocabulary));
 
-  std::error_code error;
+  std::error_code error, ignored;
   std::filesystem::create_directories(cache_directory, error);
-  require(!error, "{}: cannot be made ({}); choose another cache directory", cache_directory,
-          error.message());
   const std::string path = cache_directory + "/tokenizer-" + cache_key(texts, vocabulary) + ".model";
-  if (std::filesystem::exists(path, error)) {
+  if (std::filesystem::exists(path, ignored)) {
     try {
       return from_bytes(read_file(path, "delete it"));
     } catch (const Error&) {
@@ -137,7 +136,14 @@ Tokenizer Tokenizer::train(std::span<const TextExample> texts, std::int64_t voca
     }
   }
   std::string bytes = train_model(texts, vocabulary);
-  write_file_atomically(path, bytes);
+  try {
+    require(!error, "{}: the folder cannot be made: {}", cache_directory, error.message());
+    write_file_atomically(path, bytes);
+  } catch (const Error& problem) {  // the file only saves time
+    if (warn)
+      warn(fmt::format("the tokenizer is not kept for later runs: {}; XDG_CACHE_HOME names another folder",
+                       problem.what()));
+  }
   return from_bytes(std::move(bytes));
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,10 +33,11 @@ class Tokenizer {
   /// Trains on `texts` and their pairs (on an even sample of them if they exceed 64 MiB), or reads the same
   /// model from the file of an earlier call in `cache_directory` ("": no cache). Texts with too little
   /// variety for `vocabulary` pieces give a smaller vocabulary. Processes may run this at the same time: each
-  /// trains the same model and replaces the file atomically. Throws Error if there is no text, or if
-  /// `vocabulary` is too small for the texts' characters.
+  /// trains the same model and replaces the file atomically. If it cannot be written, calls `warn` with the
+  /// reason. Throws Error if there is no text, or if `vocabulary` is too small for the texts' characters.
   static Tokenizer train(std::span<const TextExample> texts, std::int64_t vocabulary,
-                         const std::string& cache_directory);
+                         const std::string& cache_directory,
+                         const std::function<void(const std::string&)>& warn = {});
 
   /// Restores the tokenizer from its bytes(). Throws Error if `serialized` is damaged or is not a tokenizer.
   static Tokenizer from_bytes(std::string serialized);

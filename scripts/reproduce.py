@@ -33,6 +33,8 @@ VARIANTS = {
 }
 # Options that matter only in inference: a trained model is evaluated again with them.
 INFERENCE = {"evened": "moe.balance_inference=true", "adaptive": "moe.top_p=0.7"}
+SOURCES = ("Utilization per training batch: the mean of moe/utilization over the steps; per test batch and over the test set, "
+           "in inference: test/batch_utilization and test/utilization")
 BALANCERS = ["none", "aux_loss", "bias", "grad_norm"]
 
 
@@ -46,7 +48,8 @@ def mixture_run(task, variant, seed, extra):
     return {
         "directory": str(directory),
         "accuracy": 100 * test["test/accuracy"],
-        "batch_utilization": 100 * statistics.fmean(u for _, u in utilization),
+        "train_batch_utilization": 100 * statistics.fmean(u for _, u in utilization),
+        "test_batch_utilization": 100 * test["test/batch_utilization"],
         "test_utilization": 100 * test["test/utilization"],
         "experts_per_token": test["test/experts_per_token"],
         "domain_ratio": test.get("test/domain_ratio"),
@@ -96,11 +99,15 @@ def table(task, results):
     def of(variant, name):
         return Measured(results[variant], name) if variant in results else None
 
+    def utilizations(variant):
+        return f"{of(variant, 'train_batch_utilization')} %, {of(variant, 'test_batch_utilization')} %"
+
     rows = []
     grad_norm = of("grad_norm", "accuracy")
     if grad_norm:
-        per_batch, over_test = of("grad_norm", "batch_utilization"), of("grad_norm", "test_utilization")
-        rows.append((4, "utilization per batch in training, grad_norm", "72 -> 89 %", f"{per_batch} %", per_batch.mean >= 93))
+        per_batch, over_test = of("grad_norm", "train_batch_utilization"), of("grad_norm", "test_utilization")
+        rows.append((4, "utilization per training batch, grad_norm", "72 -> 89 %", f"{per_batch} %", per_batch.mean >= 93))
+        rows.append((4, "utilization per test batch, grad_norm", "", f"{of('grad_norm', 'test_batch_utilization')} %", None))
         rows.append((4, "utilization over the test set, grad_norm", "", f"{over_test} %", None))
         evened_test = of("grad_norm", "evened_utilization")
         rows.append((4, "the same, batches evened in inference", "", f"{evened_test} %", evened_test.mean >= 97))
@@ -109,12 +116,12 @@ def table(task, results):
         rows.append((4, "share of a training step spent on it", "", f"{of('grad_norm', 'balancing')} %", None))
         for other in BALANCERS[:-1]:
             if accuracy := of(other, "accuracy"):
-                rows.append((4, f"accuracy, grad_norm against {other} (utilization {of(other, 'batch_utilization')} %)", "",
-                             f"{grad_norm} against {accuracy} %", not_below(grad_norm, accuracy)))
+                rows.append((4, f"accuracy, grad_norm against {other}", "", f"{grad_norm} against {accuracy} %",
+                             not_below(grad_norm, accuracy)))
+                rows.append((4, f"utilization per batch, {other}: training, test", "", utilizations(other), None))
         for part in "grad_norm-weights", "grad_norm-bias":
             if accuracy := of(part, "accuracy"):
-                rows.append((4, f"ablation: {part}", "", f"utilization {of(part, 'batch_utilization')} %, "
-                             f"accuracy {accuracy} %", None))
+                rows.append((4, f"ablation: {part}: utilization per batch: training, test; accuracy", "", f"{utilizations(part)}; {accuracy} %", None))
     if "medical" in results:
         ratio = of("medical", "domain_ratio")
         rows.append((3, "a medical token's share at the medical expert, over another's", "", f"{ratio} x", ratio.mean >= 3))
@@ -124,6 +131,7 @@ def table(task, results):
     if grad_norm:
         k, adaptive = of("grad_norm", "adaptive_experts_per_token"), of("grad_norm", "adaptive_accuracy")
         rows.append((2, "adaptive k, trained with k = 2: experts per token", "2-3", str(k), k.mean <= 2))
+        rows.append((2, "its utilization per test batch", "", f"{of('grad_norm', 'adaptive_batch_utilization')} %", None))
         rows.append((18, "its accuracy against that of k = 2", "future work", f"{adaptive} against {grad_norm} %",
                      not_below(adaptive, grad_norm)))
     if "adaptive" in results:
@@ -131,8 +139,9 @@ def table(task, results):
                      f"{of('adaptive', 'experts_per_token')} experts, accuracy {of('adaptive', 'accuracy')} %", None))
     for variant in "top-1", "expert_choice", "attention", "attention_token":
         if variant in results:
-            rows.append((7 if variant.startswith("attention") else 2, f"for comparison: {variant}", "",
-                         f"accuracy {of(variant, 'accuracy')} %, utilization {of(variant, 'batch_utilization')} %", None))
+            what = f"for comparison: {variant}: utilization per batch: training, test; accuracy"
+            rows.append((7 if variant.startswith("attention") else 2, what, "",
+                         f"{utilizations(variant)}; {of(variant, 'accuracy')} %", None))
     return rows
 
 
@@ -165,7 +174,7 @@ def draw(task, results, shares):
             steps = sorted(set.intersection(*(set(curve) for curve in curves)))
             axes.plot(steps, [100 * statistics.fmean(c[step] for c in curves) for step in steps], label=variant, lw=1)
     axes.axhline(93, color="grey", ls=":", lw=1)
-    axes.set(xlabel="step", ylabel="utilization per batch, %", ylim=(0, 100), title=f"WordNet, {task} classes")
+    axes.set(xlabel="step", ylabel="utilization per training batch, %", ylim=(0, 100), title=f"WordNet, {task} classes")
     axes.legend()
     save(figure, "utilization")
 
@@ -202,7 +211,7 @@ def mixture(arguments):
     shares, batches = routing(), batching()
 
     for task, results in tasks.items():
-        show(f"WordNet, {task} classes, {arguments.seeds} seeds: mean ± standard error", table(task, results))
+        show(f"WordNet, {task} classes, {arguments.seeds} seeds: mean ± standard error. {SOURCES}", table(task, results))
         draw(task, results, shares)
     show("Routing in inference", [
         (8, f"routing's share of time, 90 % repeats (no cache: {shares['share']} %)", "12 -> 4 %",

@@ -49,7 +49,9 @@ struct Buffer {
   Shape shape;
   double start = 0;  ///< initial value of all elements
   Tensor values;
-  bool on_host = false;  ///< stays in host memory if the model is on a device, for what only the host reads
+  /// Stays in host memory if the model is on a device, for what only the host reads. All other buffers are
+  /// taken to depend on the weights: a moving average of the weights has one of these, too.
+  bool on_host = false;
 };
 
 /// The size of one example at a module's input: a text's tokens, or an image's pixels.

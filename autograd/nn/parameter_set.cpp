@@ -15,7 +15,18 @@ std::uint32_t stream_of(const std::string& name) {
 }
 
 // Every parameter starts on its own cache line; padding elements stay zero, with zero gradient.
-Index padded(const Parameter& parameter) { return (parameter.shape.numel() + 15) / 16 * 16; }
+template <class Part>
+Index padded(const Part& part) {
+  return (part.shape.numel() + 15) / 16 * 16;
+}
+
+// The part of `flat` at the place that `values` has within `whole`.
+Tensor part_of(const Tensor& flat, const Tensor& whole, const Tensor& values) {
+  const auto offset =
+      static_cast<const std::byte*>(values.raw()) - static_cast<const std::byte*>(whole.raw());
+  const Index begin = static_cast<Index>(offset) / static_cast<Index>(size_of(flat.dtype()));
+  return flat.slice(0, begin, begin + values.numel()).reshape(values.shape());
+}
 
 }  // namespace
 
@@ -72,8 +83,14 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
   const bool training = use == ParameterUse::training;
   gradients_.seal_for(training ? bytes : 0);
   const auto in_arena = [&](const Buffer& buffer) { return device == Device::cpu || !buffer.on_host; };
-  for (const Buffer* buffer : buffers_)
-    if (in_arena(*buffer)) bytes += Arena::room_for(buffer->shape, dtype);
+  Index of_weights = 0;
+  for (const Buffer* buffer : buffers_) {
+    if (!buffer->on_host)
+      of_weights += padded(*buffer);
+    else if (in_arena(*buffer))
+      bytes += Arena::room_for(buffer->shape, dtype);
+  }
+  if (of_weights > 0) bytes += Arena::room_for({of_weights}, dtype);
   values_.seal_for(bytes);
   for (const auto& [members, elements] : parts) {
     segments_.push_back({values_.zeros({elements}, dtype),
@@ -94,9 +111,17 @@ ParameterSet::ParameterSet(Module& model, DType dtype, std::uint64_t seed, Devic
       initialize(*parameter, seed);
     }
   }
+  if (of_weights > 0) buffers_of_weights_ = values_.zeros({of_weights}, dtype);
+  Index begin = 0;
   for (Buffer* buffer : buffers_) {
-    buffer->values =
-        in_arena(*buffer) ? values_.empty(buffer->shape, dtype) : Tensor::empty(buffer->shape, dtype);
+    if (!buffer->on_host) {
+      const Index end = begin + buffer->shape.numel();
+      buffer->values = buffers_of_weights_.slice(0, begin, end).reshape(buffer->shape);
+      begin += padded(*buffer);
+    } else {
+      buffer->values =
+          in_arena(*buffer) ? values_.empty(buffer->shape, dtype) : Tensor::empty(buffer->shape, dtype);
+    }
     buffer->values.fill(buffer->start);
   }
 }
@@ -123,10 +148,11 @@ std::size_t ParameterSet::segment_of(const Parameter& parameter) const {
 }
 
 Tensor ParameterSet::part(std::size_t segment, const Tensor& flat, const Parameter& parameter) const {
-  const auto* start = static_cast<const std::byte*>(segments_[segment].values.raw());
-  const auto offset = static_cast<const std::byte*>(parameter.value.raw()) - start;
-  const Index begin = static_cast<Index>(offset) / static_cast<Index>(size_of(flat.dtype()));
-  return flat.slice(0, begin, begin + parameter.shape.numel()).reshape(parameter.shape);
+  return part_of(flat, segments_[segment].values, parameter.value);
+}
+
+Tensor ParameterSet::part(const Tensor& flat, const Buffer& buffer) const {
+  return part_of(flat, buffers_of_weights_, buffer.values);
 }
 
 }  // namespace conclave

@@ -2,7 +2,8 @@
 // optimizer runs over a few flat arrays, and a bucket of the gradient all-reduce is a slice. Replicated
 // parameters come first, then expert parameters; within each of these, parameters without weight decay come
 // first. Within each part, parameters are in reverse order of the model, which is roughly the order in which
-// backward completes their gradients. The model's buffers follow after its parameters.
+// backward completes their gradients. The model's buffers follow after its parameters, end to end, too, so
+// that a moving average of the parameters can have theirs.
 #pragma once
 
 #include <vector>
@@ -34,6 +35,11 @@ class ParameterSet {
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   const std::vector<Buffer*>& buffers() const { return buffers_; }
   const std::vector<Segment>& segments() const { return segments_; }
+  /// The buffers that go with the weights, which are all without `on_host`: [elements]; undefined without
+  /// such buffers.
+  const Tensor& buffers_of_weights() const { return buffers_of_weights_; }
+  /// The part of `flat`, which has the layout of buffers_of_weights(), that belongs to such a buffer.
+  Tensor part(const Tensor& flat, const Buffer& buffer) const;
   Arena& values() { return values_; }
   Arena& gradients() { return gradients_; }
   Index elements() const;
@@ -52,6 +58,7 @@ class ParameterSet {
   std::vector<Parameter*> parameters_;
   std::vector<Buffer*> buffers_;
   std::vector<Segment> segments_;
+  Tensor buffers_of_weights_;
   Replay zeros_;  // captured zeroing of all gradients
 };
 

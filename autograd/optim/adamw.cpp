@@ -18,6 +18,9 @@ AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
   std::size_t bytes = segments.empty() ? 0 : Arena::room_for(numbers, segments.front().values.dtype());
   for (const auto& segment : segments)
     bytes += (has_average() ? 3 : 2) * Arena::room_for(segment.values.shape(), segment.values.dtype());
+  const Tensor& buffers = parameters_.buffers_of_weights();
+  const bool averages_buffers = has_average() && buffers.defined();
+  if (averages_buffers) bytes += Arena::room_for(buffers.shape(), buffers.dtype());
   state_.seal_for(bytes);
   if (!segments.empty()) numbers_ = state_.zeros(numbers, segments.front().values.dtype());
   for (const auto& segment : segments) {
@@ -26,6 +29,7 @@ AdamW::AdamW(ParameterSet& parameters, OptimizerOptions options)
     if (!has_average()) continue;
     average_.push_back(state_.empty(segment.values.shape(), segment.values.dtype()));
   }
+  if (averages_buffers) buffer_average_ = state_.empty(buffers.shape(), buffers.dtype());
   restart_average();
 }
 
@@ -46,6 +50,10 @@ void AdamW::update(std::int64_t step, double learning_rate, double gradient_scal
                           .step = step,
                           .ema = ema},
                          numbers_);
+  if (buffer_average_.defined()) {
+    kernels::scale(buffer_average_, ema, buffer_average_);
+    kernels::scale(parameters_.buffers_of_weights(), 1 - ema, buffer_average_, Write::accumulate);
+  }
   updates_.run([this] {
     for (std::size_t i = 0; i < first_.size(); ++i) {
       const auto& segment = parameters_.segments()[i];
@@ -59,6 +67,7 @@ void AdamW::update(std::int64_t step, double learning_rate, double gradient_scal
 void AdamW::swap_average() {
   for (std::size_t i = 0; i < average_.size(); ++i)
     kernels::swap(parameters_.segments()[i].values, average_[i]);
+  if (buffer_average_.defined()) kernels::swap(parameters_.buffers_of_weights(), buffer_average_);
 }
 
 void AdamW::restart() {
@@ -71,6 +80,7 @@ void AdamW::restart() {
 
 void AdamW::restart_average() {
   for (std::size_t i = 0; i < average_.size(); ++i) average_[i].copy_from(parameters_.segments()[i].values);
+  if (buffer_average_.defined()) buffer_average_.copy_from(parameters_.buffers_of_weights());
 }
 
 Tensor AdamW::part(const std::vector<Tensor>& flat, const Parameter& parameter) const {

@@ -12,7 +12,7 @@ struct OptimizerOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
   double weight_decay = 0.01;
   bool adaptive = true;  ///< false: plain gradient steps, see AdamWOptions
-  double ema = 0;        ///< decay of the parameters' moving average; 0: no average
+  double ema = 0;        ///< decay of the moving average of parameters and their buffers; 0: no average
 };
 
 class AdamW {
@@ -25,17 +25,19 @@ class AdamW {
 
   Arena& state() { return state_; }
   bool has_average() const { return options_.ema > 0; }
-  /// Exchanges the parameters with their moving average; calling it again undoes it.
+  /// Exchanges the parameters, and the buffers that go with them, with their moving averages; calling it
+  /// again undoes it.
   void swap_average();
   /// Clears the state of all past updates; the next update must be number 1.
   void restart();
-  /// Restarts the moving average from the current parameters.
+  /// Restarts the moving average from the current parameters and buffers.
   void restart_average();
 
   /// The optimizer's state of one parameter, in its shape, for a checkpoint.
   Tensor first_moment(const Parameter& parameter) const { return part(first_, parameter); }
   Tensor second_moment(const Parameter& parameter) const { return part(second_, parameter); }
   Tensor average(const Parameter& parameter) const { return part(average_, parameter); }
+  Tensor average(const Buffer& buffer) const { return parameters_.part(buffer_average_, buffer); }
 
  private:
   Tensor part(const std::vector<Tensor>& flat, const Parameter& parameter) const;
@@ -44,7 +46,8 @@ class AdamW {
   OptimizerOptions options_;
   Arena state_;
   std::vector<Tensor> first_, second_, average_;  // one flat tensor per segment
-  Tensor numbers_;                                // scalars of the step, for all segments
+  Tensor buffer_average_;  // laid out as ParameterSet::buffers_of_weights(); undefined without one
+  Tensor numbers_;         // scalars of the step, for all segments
   Replay updates_;
 };
 

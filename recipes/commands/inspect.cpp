@@ -14,7 +14,13 @@
 namespace conclave::commands {
 namespace {
 
-void print_experts(const nlohmann::json& metadata) {
+// When the measurements were made, if that was before the checkpoint's step. Earlier versions do not say.
+std::string when_measured(const nlohmann::json& metadata, std::int64_t step) {
+  const std::int64_t at = metadata.value("measured_at", step);
+  return at == step ? "" : fmt::format(" (measured at step {})", at);
+}
+
+void print_experts(const nlohmann::json& metadata, std::int64_t step) {
   if (!metadata.contains("routing")) {
     fmt::print("experts: {}\n", is_private(metadata)
                                     ? "none listed: a private model's checkpoint has no measurements"
@@ -25,8 +31,8 @@ void print_experts(const nlohmann::json& metadata) {
   for (const auto& [layer, table] : metadata.at("routing").items()) {
     const auto counts = table.get<std::vector<Index>>();
     const ExpertTable experts(counts, names.size());
-    fmt::print("{}: utilization {:.3f} on the validation split\n", layer,
-               utilization(experts.expert_totals()));
+    fmt::print("{}: utilization {:.3f} on the validation split{}\n", layer,
+               utilization(experts.expert_totals()), when_measured(metadata, step));
     for (std::size_t e = 0; e < experts.experts(); ++e)
       fmt::print("  {}\n", describe_expert(experts, e, names));
   }
@@ -64,9 +70,10 @@ int inspect(const InspectArguments& arguments) {
   if (metadata.contains("metrics"))
     for (const auto& [task, metrics] : metadata.at("metrics").items())
       for (const auto& [name, value] : metrics.items())
-        fmt::print("{}: {} {}\n", task, name,
-                   value.is_number() ? fmt::format("{:.4f}", value.get<double>()) : "not finite");
-  print_experts(metadata);
+        fmt::print("{}: {} {}{}\n", task, name,
+                   value.is_number() ? fmt::format("{:.4f}", value.get<double>()) : "not finite",
+                   when_measured(metadata, state.step));
+  print_experts(metadata, state.step);
   if (arguments.verify) {
     reader.verify();
     fmt::print("every tensor matches its checksum\n");

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -9,23 +8,14 @@
 #include "recipes/commands/commands.h"
 #include "recipes/evaluation/split_evaluation.h"
 #include "recipes/models/integer_state.h"
+#include "recipes/training/run_folder.h"
 
 namespace conclave::commands {
 namespace {
 
-// Refuses to replace a checkpoint, such as the model itself if --out is its own folder. Collective.
-void expect_new(const std::string& directory, std::int64_t step, Communicator& world) {
-  from_first(world, [&] {
-    const std::string path = checkpoint_path(directory, step);
-    require(!std::filesystem::exists(path), "quantize: {} is there already; name another folder by --out",
-            path);
-    return std::string();
-  });
-}
-
 // The metadata without measurements of the model before.
 std::string notes_of(nlohmann::json metadata) {
-  for (const char* measured : {"metrics", "routing"}) metadata.erase(measured);
+  for (const char* measured : {"metrics", "routing", "measured_at"}) metadata.erase(measured);
   return metadata.dump();
 }
 
@@ -38,6 +28,9 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   const ProcessGrid grid(std::move(world), 0);
   std::vector<std::string> overrides = arguments.overrides;
   overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
+  // A checkpoint that is there could be the model itself, or a later step, which other commands would take.
+  RunFolder folder(arguments.out, grid.world());
+  folder.expect_no_checkpoints("; name another folder by --out");
   // The training data, which may not be on this machine, is read only if ranges are learned from it.
   const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
   CheckpointState state = CheckpointReader(path).state();
@@ -55,13 +48,13 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   else
     data.emplace(path, EvaluatedData{"train"}, "", overrides, grid, true);
   LoadedModel& loaded = data ? data->loaded() : *alone;
-  expect_new(arguments.out, loaded.step(), grid.world());
   Quantization& quantization = *loaded.model().quantization();
   RangeLearning ranges(quantization, grid.world());
   if (data) data->calibrate(arguments.batches, [&] { ranges.learn(); });
 
   state.recipe = to_toml(loaded.recipe());
   state.metadata = notes_of(metadata);
+  folder.lock();
   CheckpointWriter writer(arguments.out, grid.world(), 0, false);
   writer.save(integer_entries(loaded.parameters(), loaded.model()), state);
   const SaveOutcome outcome = *writer.wait();

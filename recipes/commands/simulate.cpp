@@ -5,9 +5,9 @@
 #include "federated/privacy/privacy_marks.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federated/simulation.h"
-#include "recipes/metrics/metrics_writer.h"
 #include "recipes/settings/federation.h"
 #include "recipes/settings/plugins.h"
+#include "recipes/training/run_folder.h"
 #include "recipes/training/use_precision.h"
 
 namespace conclave::commands {
@@ -85,18 +85,14 @@ int federate_simulate(const SimulateArguments& arguments, const ProcessEnvironme
   use_precision(recipe.run);
   const ProcessGrid grid(std::move(world), 1);
   const bool speaks = grid.world().rank() == 0;
+  RunFolder folder(table.directory, grid.world());
   SystemRandom random;
   Simulation simulation(settings, recipe, grid, surroundings.cache_directory, random);
-  std::unique_ptr<MetricsWriter> metrics;
-  if (speaks) {
-    describe(simulation, table, settings.client_privacy, grid.world().size());
-    metrics = std::make_unique<MetricsWriter>(
-        MetricsOptions{.directory = table.directory,
-                       .host = surroundings.host,
-                       .clock = seconds_since_1970,
-                       .warn = [](const std::string& text) { fmt::print("warning: {}\n", text); }});
-    metrics->truncate_from(0);
-  }
+  if (speaks) describe(simulation, table, settings.client_privacy, grid.world().size());
+  const std::string aside = folder.take("", 0);
+  if (speaks && !aside.empty()) fmt::print("{}\n", aside);
+  const std::unique_ptr<MetricsWriter> metrics =
+      folder.metrics(surroundings.host, [](const std::string& text) { fmt::print("warning: {}\n", text); });
   const auto tell = [&](const char* split, const std::optional<Evaluation>& result) {
     if (!speaks || !result) return;
     fmt::print("{}: {}\n", split, figures(*result));

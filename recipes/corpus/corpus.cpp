@@ -1,8 +1,13 @@
 #include "recipes/corpus/corpus.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <utility>
 
+#include "core/xxh3.h"
 #include "data/bad_inputs.h"
 #include "data/parts.h"
 #include "recipes/corpus/data_sources.h"
@@ -26,6 +31,86 @@ ImageDataset read_source(const DataRecipe& data, const ImageRecipe& image, bool 
   return read;
 }
 
+// XXH3-64 of all that a model learns from.
+std::uint64_t digest_of(const ImageSplit& split) {
+  Xxh3 hash;
+  const auto add = [&](const auto& values) {
+    hash.add(
+        {reinterpret_cast<const char*>(std::data(values)), std::size(values) * sizeof(*std::data(values))});
+  };
+  for (const TextExample& example : split.examples) {
+    add(std::array<std::int64_t, 8>{std::ssize(example.text), std::ssize(example.pair),
+                                    std::ssize(example.captions), example.label, example.in_domain,
+                                    example.client, example.score.has_value(),
+                                    std::bit_cast<std::int64_t>(example.score.value_or(0))});
+    add(example.text);
+    add(example.pair);
+    for (const std::string& caption : example.captions) {
+      add(std::array{caption.size()});
+      add(caption);
+    }
+  }
+  const ImageShape& shape = split.images.shape;
+  add(std::array{shape.height, shape.width, shape.channels});
+  add(split.images.rows);
+  add(split.images.pixels);
+  return hash.checksum();
+}
+
+// A part of the data, as ranks compare it.
+struct ComparedPart {
+  std::string name, unit;
+  std::size_t count;
+  std::uint64_t digest;
+};
+
+// Throws the same Error on every rank if their data is not the same: ranks divide a batch by the numbers of
+// its examples, which each looks up in its own data. `bad`, `first_bad`: what this rank left out.
+void expect_same_data(const ImageDataset& read, std::size_t bad, const std::string& first_bad,
+                      Communicator& world) {
+  if (world.size() == 1) return;
+  Xxh3 names;
+  for (const std::string& name : read.class_names) names.add(name + '\0');
+  const auto split = [](const char* name, const ImageSplit& of) {
+    return ComparedPart{fmt::format("the {} split", name), "examples", of.examples.size(), digest_of(of)};
+  };
+  const std::vector<ComparedPart> parts{
+      {"what is left out as bad", "rows or images", bad, 0},
+      {"the names of classes", "names", read.class_names.size(), names.checksum()},
+      split("training", read.train),
+      split("validation", read.validation),
+      split("test", read.test)};
+  Tensor mine = Tensor::zeros({1, 2 * std::ssize(parts)}, DType::i64);
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    mine.span<std::int64_t>()[2 * p] = static_cast<std::int64_t>(parts[p].count);
+    mine.span<std::int64_t>()[2 * p + 1] = static_cast<std::int64_t>(parts[p].digest);
+  }
+  const Tensor all = Tensor::zeros({world.size(), 2 * std::ssize(parts)}, DType::i64);
+  world.all_gather(mine, all);
+  const auto of_rank = [&](std::size_t rank) {
+    return all.span<std::int64_t>().subspan(rank * 2 * parts.size(), 2 * parts.size());
+  };
+  const auto first = of_rank(0);
+  std::size_t other = 1;
+  while (other < static_cast<std::size_t>(world.size()) && std::ranges::equal(of_rank(other), first)) ++other;
+  if (other == static_cast<std::size_t>(world.size())) return;
+  std::vector<std::string> differences;
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const auto is = of_rank(other).subspan(2 * p, 2), there = first.subspan(2 * p, 2);
+    if (std::ranges::equal(is, there)) continue;
+    differences.push_back(fmt::format("{} ({} {}, {})", parts[p].name, is[0], parts[p].unit,
+                                      is[0] == there[0] ? "as many there, but others or in another order"
+                                                        : fmt::format("{} there", there[0])));
+  }
+  const std::vector<std::string> left_out = world.all_gather(first_bad);
+  std::string bad_rows;
+  for (const std::size_t rank : {other, std::size_t{0}})
+    if (!left_out[rank].empty())
+      bad_rows += fmt::format("; the first left out on rank {}: {}", rank, left_out[rank]);
+  fail("rank {} has other data than rank 0: {}{}; give every rank the same files", other,
+       fmt::join(differences, ", "), bad_rows);
+}
+
 }  // namespace
 
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
@@ -43,15 +128,9 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
                .alpha = data.parts_alpha,
                .seed = static_cast<std::uint64_t>(data.parts_seed)},
               data.part);
-  if (!data.skip_bad) return read;
-  const std::string count = std::to_string(bad.count()), of_first = world.broadcast(count, 0);
-  require(
-      count == of_first,
-      "{} rows or images cannot be read here, but {} on rank 0; every rank needs the same data. The first "
-      "here: {}",
-      count, of_first, bad.count() > 0 ? bad.first() : "none");
+  expect_same_data(read, static_cast<std::size_t>(bad.count()), bad.count() > 0 ? bad.first() : "", world);
   if (bad.count() > 0)
-    warn(fmt::format("{} left out that cannot be read; the first: {}", count, bad.first()));
+    warn(fmt::format("{} left out that cannot be read; the first: {}", bad.count(), bad.first()));
   return read;
 }
 
@@ -128,7 +207,10 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
       for (const auto& [task, examples] : tasks)
         std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
                              [](const TextExample& example) { return !example.text.empty(); });
-      return Tokenizer::train(texts, data.vocabulary, cache_directory).bytes();
+      return Tokenizer::train(
+                 texts, data.vocabulary, cache_directory,
+                 [](const std::string& warning) { fmt::print(stderr, "conclave: warning: {}\n", warning); })
+          .bytes();
     }));
   }
   Corpus corpus{std::move(read.class_names), tokenizer, {}};

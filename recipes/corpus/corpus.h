@@ -39,7 +39,7 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
 
 /// Collective. Reads texts and images, without tokens. `captions`: reads what images show even if the
 /// examples have no texts. Rank 0 warns of examples left out as bad, and of what may be a mistake in the
-/// data. Throws Error if the ranks left out different numbers of examples.
+/// data. Throws Error, on every rank, if the ranks did not read the same.
 ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Communicator& world,
                            bool captions);
 /// The examples of a split that `task` uses. To classify: all, unchanged. To caption or generate: those with

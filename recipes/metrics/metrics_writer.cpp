@@ -141,6 +141,20 @@ void MetricsWriter::truncate_from(std::int64_t step) {
   if (const int reason = events_.restart(options_.clock(), step)) warn_once(events_.path(), reason);
 }
 
+void MetricsWriter::drop_evaluation(std::int64_t step, const std::string& split) {
+  if (!std::filesystem::is_regular_file(lines_.path())) return;
+  std::ifstream file(lines_.path(), std::ios::binary);
+  std::int64_t end = 0, kept = 0;  // after the last line, and the last that is something else
+  for (std::string line; std::getline(file, line);) {
+    end += static_cast<std::int64_t>(line.size()) + 1;
+    const bool of_split =
+        line.find("\"" + split + "/") != line.npos || line.find("/" + split + "/") != line.npos;
+    if (step_of(line) != step || !of_split) kept = end;
+  }
+  if (kept == end) return;
+  if (const int reason = lines_.truncate(kept)) warn_once(lines_.path(), reason);
+}
+
 void MetricsWriter::warn_once(const std::string& path, int reason) {
   if (std::exchange(warned_, true) || !options_.warn) return;
   options_.warn(fmt::format("{}: metrics cannot be written ({}); training goes on without them", path,

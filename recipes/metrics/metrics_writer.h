@@ -41,6 +41,10 @@ class MetricsWriter {
   /// run with 0.
   void truncate_from(std::int64_t step);
 
+  /// Cuts the lines of `step` with metrics of `split` (".../SPLIT/...") off the end of metrics.jsonl: a run
+  /// that is evaluated once more writes them anew. TensorBoard shows the later of two values of a step.
+  void drop_evaluation(std::int64_t step, const std::string& split);
+
   std::string jsonl_path() const { return lines_.path(); }
   std::string event_path() const { return events_.path(); }
 

@@ -14,11 +14,16 @@ TensorEntry whole(const std::string& path, const Tensor& values) {
   return {path, values, values.shape(), 0, false};
 }
 
-// What a model has besides its parameters.
-void add_state(const ParameterSet& parameters, Model& model, bool training,
+// What a model has besides its parameters; `optimizer`: while it is trained.
+void add_state(const ParameterSet& parameters, Model& model, const AdamW* optimizer,
                std::vector<TensorEntry>& entries) {
-  for (const Buffer* buffer : parameters.buffers())
-    entries.push_back(whole(tensor_path("model", buffer->name), buffer->values));
+  const bool training = optimizer != nullptr;
+  for (const Buffer* buffer : parameters.buffers()) {
+    const bool averaged = training && optimizer->has_average() && !buffer->on_host;
+    entries.push_back(
+        whole(tensor_path("model", buffer->name), averaged ? optimizer->average(*buffer) : buffer->values));
+    if (averaged) entries.push_back(whole(tensor_path("optimizer/trained", buffer->name), buffer->values));
+  }
   for (const auto& [name, layer] : model.moe_layers())
     for (const auto& [what, values, training_only] : layer->balancer().state())
       if (training || !training_only)
@@ -50,7 +55,7 @@ std::vector<TensorEntry> model_entries(const ParameterSet& parameters, Model& mo
   std::vector<TensorEntry> entries;
   for (const Parameter* parameter : parameters.parameters())
     entries.push_back(entry("model", *parameter, parameter->value));
-  add_state(parameters, model, false, entries);
+  add_state(parameters, model, nullptr, entries);
   return entries;
 }
 
@@ -67,7 +72,7 @@ std::vector<TensorEntry> training_entries(const ParameterSet& parameters, Model&
     entries.push_back(entry("optimizer/first_moment", *parameter, optimizer.first_moment(*parameter)));
     entries.push_back(entry("optimizer/second_moment", *parameter, optimizer.second_moment(*parameter)));
   }
-  add_state(parameters, model, true, entries);
+  add_state(parameters, model, &optimizer, entries);
   return entries;
 }
 

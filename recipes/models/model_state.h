@@ -1,5 +1,5 @@
 // The tensors of a model and its training that a checkpoint holds, and their names. "model/..." are the
-// weights to use: their moving average if the recipe keeps one (the weights being trained are then
+// weights and buffers to use: their moving averages if the recipe keeps them (those being trained are then
 // "optimizer/trained/...").
 #pragma once
 

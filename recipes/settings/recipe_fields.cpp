@@ -297,7 +297,7 @@ void fields(TrainRecipe& train, FieldList& field) {
         between(1, 1e6));
   field("steps", train.steps, "Optimizer steps to train; 0 leaves it to epochs", between(0, 1e12));
   field("batch_tokens", train.batch_tokens, "Most tokens in a global batch, over all ranks", between(2, 1e9));
-  field("accumulate", train.accumulate, "Batches whose gradients are summed for one optimizer step",
+  field("accumulate", train.accumulate, "Batches whose mean gradient is taken in one optimizer step",
         between(1, TrainRecipe::kMostAccumulate));
   field("optimizer", train.optimizer,
         "adamw (Loshchilov and Hutter 2019), or sgd, which follows the running mean of the gradients (with "
@@ -325,7 +325,9 @@ void fields(TrainRecipe& train, FieldList& field) {
   field("masked_weight", train.masked_weight,
         "Weight of a second task, to predict the tokens that model.token_dropout hid; 0 for none",
         between(0, 100));
-  field("ema", train.ema, "Decay of a running mean of the weights, evaluated in their place; 0 is off",
+  field("ema", train.ema,
+        "Decay of a running mean of the weights, and of batch normalization's statistics, evaluated in their "
+        "place; 0 is off",
         between(0, 0.999999));
   field("evaluate_every", train.evaluate_every, "Steps between validations; 0 validates after each epoch",
         between(0, 1e12));

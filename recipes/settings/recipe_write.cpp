@@ -1,6 +1,9 @@
 // Writes a recipe, or other settings, with every key, defaults included, so that a run's folder records
 // exactly what was run.
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <string_view>
 
 #include "recipes/settings/federation.h"
 #include "recipes/settings/federation_fields.h"
@@ -15,6 +18,9 @@ using settings::Field;
 using settings::Rule;
 using settings::Table;
 using settings::Tables;
+
+// The keys of [run] that change where and how a run runs, not what it computes.
+constexpr std::string_view kOfTheRunAlone[]{"name", "directory", "threads", "log_every"};
 
 std::string allowed(const Rule& rule) {
   if (!rule.allowed.empty()) return fmt::format("One of {}; default", joined(rule.allowed));
@@ -63,9 +69,11 @@ std::vector<std::string> changed_keys(const Recipe& before, const Recipe& now) {
   std::vector<std::string> changed;
   for (std::size_t t = 0; t < tables.size(); ++t) {
     const std::string_view table = tables[t].name;
-    if (table == "run" || table == "checkpoint" || table == "parallel") continue;  // how it runs, not what
+    if (table == "checkpoint" || table == "parallel") continue;  // how it runs, not what
     for (std::size_t f = 0; f < tables[t].fields.size(); ++f) {
       const Field& field = tables[t].fields[f];
+      if (table == "run" && std::ranges::find(kOfTheRunAlone, field.key) != std::end(kOfTheRunAlone))
+        continue;
       const std::string is = value(field), was = value(old[t].fields[f]);
       if (is != was) changed.push_back(fmt::format("{}.{} = {} ({} there)", table, field.key, is, was));
     }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 
 #include "core/clock.h"
 #include "data/bigrams.h"
@@ -12,38 +11,12 @@
 #include "recipes/training/use_precision.h"
 
 namespace conclave {
-namespace {
-
-// The path to resume from. For "auto" it is that of the newest good checkpoint, or "" if there is none. The
-// same on every rank.
-std::string resolve_resume(const std::string& resume, const std::string& directory, Communicator& world) {
-  if (resume.empty()) return "";
-  if (resume != "auto") return find_checkpoint(resume, world);
-  // Verified, which reads the file once more, so that a damaged checkpoint does not end the job at every
-  // restart.
-  return from_first(world, [&] { return newest_told(directory, Verify::everything).value_or(""); });
-}
-
-// Two runs in one folder would set aside and remove each other's checkpoints, so a run locks its folder. A
-// killed run may take a moment to end, for which the lock waits. Unless `is_to_be`, only a folder that exists
-// is locked, so that a run that fails on a mistake leaves no folder behind. Collective.
-void lock(const std::string& directory, bool is_to_be, Communicator& world,
-          std::unique_ptr<DirectoryLock>& held) {
-  from_first(world, [&] {
-    if (!held && (is_to_be || std::filesystem::exists(directory)))
-      held = std::make_unique<DirectoryLock>(directory, 3);
-    return std::string();
-  });
-}
-
-}  // namespace
-
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)
     : recipe_(recipe),
       grid_(grid),
+      folder_(recipe.run.directory, grid.world()),
       environment_([&] {
-        lock(recipe.run.directory, false, grid.world(), lock_);
-        environment.resume = resolve_resume(environment.resume, recipe.run.directory, grid.world());
+        environment.resume = folder_.find(environment.resume);
         return std::move(environment);
       }()),
       start_(environment_.resume.empty() ? find_start(recipe, grid.world()) : ""),
@@ -121,8 +94,8 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
     ledger_ = std::make_unique<RunLedger>(recipe_, *privacy_, total_steps_, grid.world());
     if (!ledger_->told().empty()) log_.say(ledger_->told());
   }
-  lock(recipe.run.directory, true, grid.world(), lock_);
-  take_folder();
+  if (const std::string aside = folder_.take(environment_.resume, step_); !aside.empty()) log_.say(aside);
+  log_.write_metrics(folder_, environment_.host);
 }
 
 Trainer::~Trainer() = default;
@@ -199,6 +172,7 @@ TrainResult Trainer::run() {
       const double began = now();
       last_validation_ = evaluate(&TrainedTask::validation, "validation",
                                   last ? kCalibrationBatches : kFewCalibrationBatches);
+      validated_at_ = step_;
       evaluating += now() - began;
       sums_.window_start += now() - began;
     }
@@ -220,6 +194,7 @@ TrainResult Trainer::run() {
                             static_cast<double>(std::max<std::int64_t>(step_ - first, 1));
   result.interrupted = sums_.stop && step_ < total_steps_;
   result.validation = last_validation_;
+  if (result.taken == 0) log_.forget_evaluation(step_, "test");  // of the run that took the last step
   if (!result.interrupted) result.test = evaluate(&TrainedTask::test, "test");
   log_.finish();
   return result;

@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "autograd/optim/adamw.h"
-#include "core/durable_file.h"
 #include "core/schedule.h"
 #include "data/prefetcher.h"
 #include "federated/strategies/strategy.h"
@@ -24,6 +23,7 @@
 #include "recipes/federated/site_terms.h"
 #include "recipes/settings/recipe.h"
 #include "recipes/training/private_training.h"
+#include "recipes/training/run_folder.h"
 #include "recipes/training/run_ledger.h"
 #include "recipes/training/step_sums.h"
 #include "recipes/training/training_log.h"
@@ -119,7 +119,6 @@ class Trainer {
   void start_from();
   void resume();
   void warn_of_other_data(const nlohmann::json& known);
-  void take_folder();
   void draw_step_seed();
   void sum_clipped();
   void step();
@@ -146,7 +145,7 @@ class Trainer {
 
   Recipe recipe_;
   const ProcessGrid& grid_;
-  std::unique_ptr<DirectoryLock> lock_;  // on run.directory, held by rank 0
+  RunFolder folder_;
   TrainerEnvironment environment_;
   std::string start_;  // checkpoint of another model to start from; "" for none
   Corpus corpus_;
@@ -178,7 +177,8 @@ class Trainer {
   std::string problem_;  // the first numerical problem that this rank saw
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
   std::string privacy_mark_, privacy_before_ = "[]";  // JSON: see federated/privacy/privacy_marks.h
-  std::string told_;  // JSON: the last validation in the checkpoint that was resumed
+  std::int64_t validated_at_ = 0;  // the step of last_validation_
+  std::string told_;               // JSON: the last validation in the checkpoint that was resumed
 };
 
 }  // namespace conclave

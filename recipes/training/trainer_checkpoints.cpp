@@ -1,7 +1,6 @@
 // Where a run begins and what it leaves: another model or a checkpoint to go on from, its folder, and the
 // checkpoints that it saves.
 #include <fmt/ranges.h>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
@@ -55,7 +54,34 @@ void Trainer::resume() {
           environment_.resume,
           optimizer_.has_average() ? "it has no moving average of its weights"
                                    : "its weights are a moving average");
-  reader.load(entries_);
+  // Keys that differ explain what the checkpoint lacks, so they are compared first.
+  std::string changed, incomparable;
+  try {
+    const std::string name = environment_.resume + ":/state/recipe";
+    changed =
+        fmt::format("{}", fmt::join(changed_keys(parse_recipe(reader.state().recipe, name), recipe_), ", "));
+  } catch (const RecipeError& error) {  // for example an earlier version's
+    incomparable = error.what();
+  }
+  // Earlier versions averaged the weights without their buffers, which then serve for both.
+  std::vector<TensorEntry> stored = entries_;
+  std::vector<const Buffer*> without_average;
+  for (const Buffer* buffer : parameters_.buffers())
+    if (const std::string name = tensor_path("optimizer/trained", buffer->name);
+        optimizer_.has_average() && !buffer->on_host && !reader.has(name)) {
+      without_average.push_back(buffer);
+      std::erase_if(stored, [&](const TensorEntry& entry) { return entry.name == name; });
+    }
+  try {
+    reader.load(stored);
+  } catch (const Error& error) {
+    if (changed.empty()) throw;
+    fail(
+        "{}; the recipe is not that checkpoint's: {}; resume with the recipe as it was, or begin a run with "
+        "its weights by train.start_from",
+        error.what(), changed);
+  }
+  for (const Buffer* buffer : without_average) buffer->values.copy_from(optimizer_.average(*buffer));
   privacy_before_ = metadata.value("privacy_before", nlohmann::json::array()).dump();
   step_ = reader.state().step;
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
@@ -82,11 +108,18 @@ void Trainer::resume() {
     privacy_->go_on_from(spent.at("steps"), name);
   }
   auto told = nlohmann::json::object();
-  for (const char* what : {"metrics", "routing"})
+  for (const char* what : {"metrics", "routing", "measured_at"})
     if (metadata.contains(what)) told[what] = metadata[what];
   told_ = told.dump();
   for (TrainedTask& one : tasks_) {
-    const auto& of_task = metadata.at("data_position").at(one.task->name());
+    const auto positions = metadata.value("data_position", nlohmann::json::object());
+    const auto found = positions.find(one.task->name());
+    require(
+        found != positions.end(),
+        "{}: its model was not trained to {}; resume with [tasks] as it was, or begin a run with its weights "
+        "by train.start_from",
+        environment_.resume, one.task->name());
+    const auto& of_task = *found;
     const DataPosition position{of_task.at("epoch"), of_task.at("batch")};
     require(
         position.batch <= one.batches_per_epoch,
@@ -97,14 +130,15 @@ void Trainer::resume() {
   }
   log_.say(fmt::format("resumed from {} at step {}", environment_.resume, step_));
   if (!privacy_) warn_of_other_data(metadata.value("training_data", nlohmann::json::object()));
-  try {
-    const std::string name = environment_.resume + ":/state/recipe";
-    const auto changed = changed_keys(parse_recipe(reader.state().recipe, name), recipe_);
-    if (!changed.empty())
-      log_.say(fmt::format("the recipe is not that checkpoint's: {}", fmt::join(changed, ", ")));
-  } catch (const RecipeError& error) {  // for example an earlier version's
-    log_.say(fmt::format("warning: this recipe cannot be compared with the checkpoint's: {}", error.what()));
-  }
+  // With privacy, examples are drawn by the system's generator.
+  if (const auto seed = metadata.value("seed", recipe_.run.seed); seed != recipe_.run.seed && !privacy_)
+    log_.say(fmt::format(
+        "warning: run.seed = {} ({} there) gives this epoch another order: the rest of it is not what the "
+        "checkpoint's run had left over",
+        recipe_.run.seed, seed));
+  if (!changed.empty()) log_.say(fmt::format("the recipe is not that checkpoint's: {}", changed));
+  if (!incomparable.empty())
+    log_.say(fmt::format("warning: this recipe cannot be compared with the checkpoint's: {}", incomparable));
   require(step_ <= total_steps_, "{}: it is at step {}, but {} gives {} steps in all; set that to more",
           environment_.resume, step_,
           recipe_.train.steps > 0 ? "train.steps"
@@ -129,28 +163,6 @@ void Trainer::warn_of_other_data(const nlohmann::json& known) {
             ? std::string("now there are as many with other lengths or labels, or in another order")
             : fmt::format("now there are {}", read["examples"].get<std::int64_t>())));
   }
-}
-
-// Sets aside the checkpoints of an earlier run in the folder that this run does not continue.
-void Trainer::take_folder() {
-  if (grid_.world().rank() != 0) return;
-  const std::string& directory = recipe_.run.directory;
-  const std::filesystem::path resumed = environment_.resume;
-  std::error_code ignored;
-  const bool goes_on =
-      !resumed.empty() &&
-      std::filesystem::equivalent(std::filesystem::absolute(resumed).parent_path(), directory, ignored);
-  const auto with_metrics = [&](const std::string& folder) {
-    (goes_on ? copy_metrics : move_metrics)(directory, folder);
-  };
-  // Metrics without checkpoints are kept by a resumed run: somebody may have copied them for it.
-  const bool always = resumed.empty() && has_metrics(directory);
-  if (const SetAside aside = set_aside_checkpoints(directory, goes_on ? step_ : -1, with_metrics, always);
-      !aside.folder.empty())
-    log_.say(fmt::format("{} that this run does not go on from are now in {}",
-                         aside.checkpoints > 0 ? fmt::format("{} checkpoints", aside.checkpoints) : "metrics",
-                         aside.folder));
-  log_.write_metrics(directory, environment_.host, step_ == 0 ? 0 : step_ + 1);
 }
 
 CheckpointState Trainer::checkpoint_state() const {
@@ -188,6 +200,7 @@ CheckpointState Trainer::checkpoint_state() const {
 // Those of the last validation, or of the checkpoint from which training resumed.
 void Trainer::add_measurements(nlohmann::json& metadata) const {
   if (last_validation_.empty() && !told_.empty()) metadata.update(nlohmann::json::parse(told_));
+  if (!last_validation_.empty()) metadata["measured_at"] = validated_at_;
   for (const auto& [task, result] : last_validation_) {
     auto& metrics = metadata["metrics"][task];
     metrics["validation_loss"] = result.loss;

@@ -55,19 +55,16 @@ void TrainingLog::describe(const Task& task, const Corpus& corpus, const TaskSpl
                     recipe_text::readable(corpus.class_names[0])));
 }
 
-void TrainingLog::write_metrics(const std::string& directory, const std::string& host,
-                                std::int64_t first_step) {
-  if (!first_) return;
-  metrics_ = std::make_unique<MetricsWriter>(
-      MetricsOptions{.directory = directory,
-                     .host = host,
-                     .clock = seconds_since_1970,
-                     .warn = [this](const std::string& text) { say("warning: " + text); }});
-  metrics_->truncate_from(first_step);
+void TrainingLog::write_metrics(const RunFolder& folder, const std::string& host) {
+  metrics_ = folder.metrics(host, [this](const std::string& text) { say("warning: " + text); });
 }
 
 void TrainingLog::forget_metrics_from(std::int64_t step) {
   if (metrics_) metrics_->truncate_from(step);
+}
+
+void TrainingLog::forget_evaluation(std::int64_t step, const std::string& split) {
+  if (metrics_) metrics_->drop_evaluation(step, split);
 }
 
 void TrainingLog::steps(const StepReport& report, std::span<const Metric> metrics) {

@@ -11,10 +11,10 @@
 
 #include "recipes/corpus/corpus.h"
 #include "recipes/evaluation/evaluator.h"
-#include "recipes/metrics/metrics_writer.h"
 #include "recipes/models/model.h"
 #include "recipes/settings/recipe.h"
 #include "recipes/training/progress.h"
+#include "recipes/training/run_folder.h"
 
 namespace conclave {
 
@@ -31,10 +31,12 @@ class TrainingLog {
   void describe(const Task& task, const Corpus& corpus, const TaskSplits& splits, std::int64_t batches,
                 double padding);
 
-  /// From here on, also writes metrics to files in `directory` (see MetricsWriter). Those of `first_step` and
-  /// later steps are removed. Throws Error if the files cannot be made.
-  void write_metrics(const std::string& directory, const std::string& host, std::int64_t first_step);
+  /// From here on, also writes metrics to files in `folder`, which was taken (see RunFolder::metrics). Throws
+  /// Error if the files cannot be made.
+  void write_metrics(const RunFolder& folder, const std::string& host);
   void forget_metrics_from(std::int64_t step);
+  /// See MetricsWriter::drop_evaluation.
+  void forget_evaluation(std::int64_t step, const std::string& split);
 
   void steps(const StepReport& report, std::span<const Metric> metrics);
   /// Reports the evaluation of a task's `split` after step `step`.

@@ -79,6 +79,37 @@ TEST_CASE("swapping the average in and out again leaves both as they were", "[op
   CHECK(same_bits(optimizer.average(model.weight), average));
 }
 
+struct ModelWithBuffers : PlainModel {
+  Buffer& mean = add_buffer("mean", {3}, 2);
+  Buffer& counted = add_buffer("counted", {2}, 1, true);
+  Buffer& variance = add_buffer("variance", {20}, 1);
+};
+
+TEST_CASE("the average has the buffers that go with the weights", "[optimizer]") {
+  ModelWithBuffers model;
+  ParameterSet parameters(model, DType::f64, 1);
+  AdamW optimizer(parameters, {.ema = 0.9});
+  double expected = 2;
+  for (std::int64_t step = 1; step <= 100; ++step) {
+    model.mean.values.fill(static_cast<double>(step));
+    model.counted.values.fill(static_cast<double>(step));
+    optimizer.update(step, 0.01, 1.0);
+    const double decay = std::min(0.9, (1.0 + double(step)) / (10.0 + double(step)));
+    expected = decay * expected + (1 - decay) * static_cast<double>(step);
+  }
+  CHECK(optimizer.average(model.mean).shape() == Shape{3});
+  for (int i = 0; i < 2; ++i) {  // there and back
+    for (const double value : optimizer.average(model.mean).span<double>())
+      CHECK(value == (i == 0 ? Approx(expected) : Approx(100)));
+    for (const double value : optimizer.average(model.variance).span<double>()) CHECK(value == Approx(1));
+    optimizer.swap_average();
+    CHECK(model.mean.values.span<double>()[2] == (i == 0 ? Approx(expected) : Approx(100)));
+    CHECK(model.counted.values.span<double>()[1] == 100);
+  }
+  optimizer.restart_average();
+  CHECK(same_bits(optimizer.average(model.mean), model.mean.values));
+}
+
 TEST_CASE("without an average, swapping does nothing", "[optimizer]") {
   PlainModel model;
   ParameterSet parameters(model, DType::f32, 1);

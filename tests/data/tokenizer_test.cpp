@@ -9,6 +9,7 @@
 #include "core/random.h"
 #include "data/file.h"
 #include "data/wordnet.h"
+#include "tests/data/full_disk.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;
@@ -198,9 +199,27 @@ TEST_CASE("processes that write the cache at the same time leave one complete fi
   CHECK(read_file(files_in(folder.path())[0], "") == Tokenizer::train(texts, 200, "").bytes());
 }
 
-TEST_CASE("a cache directory that cannot be made says so", "[data]") {
+TEST_CASE("a tokenizer that cannot be cached is trained all the same, with a warning", "[data]") {
   const TemporaryDirectory folder;
-  const std::string file = folder.write("file", "x");
-  CHECK_THAT(error_of([&] { Tokenizer::train(glosses(), 200, file + "/cache"); }),
-             Contains("cache directory"));
+  const std::vector<TextExample> texts(glosses().begin(), glosses().begin() + 300);
+  const Tokenizer expected = Tokenizer::train(texts, 200, "");
+  std::vector<std::string> warnings;
+  const auto train = [&](const std::string& cache) {
+    return Tokenizer::train(texts, 200, cache, [&](const auto& warning) { warnings.push_back(warning); });
+  };
+  const std::string file = folder.write("file", "x"), full = folder.path() + "/full";
+  CHECK(train(file + "/cache").bytes() == expected.bytes());
+  REQUIRE(warnings.size() == 1);
+  CHECK_THAT(warnings[0],
+             Contains("not kept for later runs: " + file + "/cache: the folder cannot be made") &&
+                 Contains("XDG_CACHE_HOME"));
+  {
+    const FileSizeLimit disk(1000);
+    CHECK(train(full).bytes() == expected.bytes());
+  }
+  REQUIRE(warnings.size() == 2);
+  CHECK_THAT(warnings[1], Contains("not kept for later runs: " + full));
+  CHECK(files_in(full).empty());
+  train(full);
+  CHECK(warnings.size() == 2);
 }

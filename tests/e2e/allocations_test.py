@@ -65,7 +65,7 @@ def main():
         (2, "moe.balancer=grad_norm", "data.domain_column=urgent", "moe.domain_expert=1"),
         (2, "parallel.expert_parallel=1", "model.share_layers=true"),
         (1, *TASKS, BLOCKS),
-        (2, *TASKS, BLOCKS, "image.norm=batch"),
+        (2, *TASKS, BLOCKS, "image.norm=batch", "train.ema=0.9"),
         (2, "parallel.dispatch_chunks=3", "moe.shared_experts=1"),
         (1, "quantization.enabled=true", "train.ema=0.9"),
         (2, *QUANTIZED),

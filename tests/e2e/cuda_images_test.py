@@ -25,7 +25,7 @@ def main():
     os.environ["CONCLAVE_CUDA_MEMORY"] = "160"
     prepare()
     for norm in ("group", "batch"):
-        options = ["train.steps=6", f"image.norm={norm}"]
+        options = ["train.steps=6", f"image.norm={norm}", "train.ema=0.9"]
         train(2, f"{norm}_cpu", *options, device="cpu", says=["threads each, on cpu"])
         train(2, f"{norm}_cuda", *options, program=DEVICES, device="cuda", says=["threads each, on cuda"])
         assert len(losses(f"{norm}_cpu")) == 6

@@ -99,6 +99,26 @@ def table():
     assert len(warnings) == 1 and warnings[0].endswith(": rare 0, rare 1, rare 2, rare 3, rare 4 and 3 more"), said
 
 
+def other_data():
+    """Ranks that find other data than rank 0 end at once, all with the same message."""
+    rows = [json.dumps({"text": sentence(), "label": draw.choice("ab")}) + "\n" for _ in range(400)]
+    for folder, lines in (("rank0", rows), ("turned", rows[::-1]), ("fewer", rows[:300])):
+        Path(folder).mkdir()
+        Path(folder, "rows.jsonl").write_text("".join(lines))
+    sets = [f"--set={option}" for option in [*SMALL, "data.source=table", "data.path=rows.jsonl", "run.directory=run"]]
+    train = [PROGRAM, "train", SOURCE / "recipes/quick.toml", *sets]
+    run(train, cwd="rank0")
+    # A cache that cannot be written costs time, but not the run.
+    says = ["warning: the tokenizer is not kept for later runs: /dev/null/conclave: ", "trained 3 steps"]
+    run(train, cwd="turned", env=dict(os.environ, XDG_CACHE_HOME="/dev/null"), says=says)
+    evaluate = [PROGRAM, "eval", Path("rank0/run").absolute()]
+    for folder, says in (("turned", "as many there, but others or in another order"), ("fewer", "examples, ")):
+        for command in (train, evaluate):
+            start = ["mpirun", "--oversubscribe", "-n", "1", "-wd", "rank0", *command, ":", "-n", "1", "-wd", folder, *command]
+            told = ["rank 1 has other data than rank 0: the training split (", says, "give every rank the same files"]
+            run(start, status=1, says=told, timeout=30)
+
+
 def image_folder():
     for name, colour in (("red", (250, 20, 30)), ("blue", (10, 20, 240))):
         for number in range(20):
@@ -148,5 +168,6 @@ def coco():
 if __name__ == "__main__":
     glue()
     table()
+    other_data()
     image_folder()
     coco()

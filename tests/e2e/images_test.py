@@ -4,9 +4,12 @@ import gzip
 import json
 import os
 import random
+import shutil
 import struct
 import zlib
 from pathlib import Path
+
+import h5py
 
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
 
@@ -129,6 +132,22 @@ def predictions_are_those_of_the_test_split(checkpoint):
     assert grey["class"] == large["class"], (grey, large)
 
 
+def running_statistics_are_averaged():
+    """With train.ema, what batch normalization has counted is averaged like the weights. Checkpoints of earlier versions
+    have no average of it; its values then serve as one."""
+    shutil.copy(checkpoints("batch1")[0], "earlier.h5")
+    with h5py.File("earlier.h5", "r+") as file:
+        names = []
+        file["model"].visit(lambda name: names.append(name) if name.endswith(("running_mean", "running_var")) else None)
+        assert names, list(file["model"])
+        for name in names:
+            assert abs(file["model"][name][()] - file["optimizer/trained"][name][()]).max() > 0, name
+            del file["optimizer/trained"][name]
+    options = ["image.norm=batch", "run.seed=2", "train.ema=0.9"]
+    train(1, "goes_on", *options, resume="earlier.h5", says=["at step 20"])
+    assert 0 < abs(losses("goes_on", "test")[40] / losses("batch1", "test")[40] - 1) < 0.2
+
+
 def texts_and_images():
     write_png("red.png", 5, [(200, 30, 30)] * 25)
     sets = [f"--set={option}" for option in ("run.directory=emoji", "train.start_from=", "train.steps=2", "image.size=16")]
@@ -177,7 +196,7 @@ def main():
     for norm in ("group", "batch"):
         one = f"{norm}1"
         # Not seed 1: there, the scores of two experts for an image in step 8 are so close that rounding decides.
-        options = [f"image.norm={norm}", "run.seed=2"]
+        options = [f"image.norm={norm}", "run.seed=2", *(["train.ema=0.9"] if norm == "batch" else [])]
         train(1, one, *options, says=["550 training, 50 validation, 60 test images in 10 classes"])
         assert losses(one)[40] < 0.8 * losses(one)[1], "it learns nothing"
         for ranks in (2, 4):
@@ -187,6 +206,8 @@ def main():
         train(1, f"{norm}_resumed", *options, resume=checkpoints(one)[0], says=["at step 20"])
         assert_same_weights(one, f"{norm}_resumed")
         predictions_are_those_of_the_test_split(one)
+
+    running_statistics_are_averaged()
 
     # The blocks leave 2 x 2 pixels, each of which is a row.
     train(1, "grid", "image.tokens=grid", "train.batch_tokens=128", "train.steps=4")

@@ -136,7 +136,8 @@ def main():
     database.close()
     # Nothing that was measured is in it, nor will be in what is made of it.
     assert not {"metrics", "routing"} & notes("again").keys()
-    run([PROGRAM, "inspect", "again"], says=["privacy of each record: 40 steps, epsilon ", "none listed: a private model's checkpoint has no measurements"])
+    spent = f"privacy of each record: 40 steps, epsilon {metrics('again', 'privacy/epsilon')[40]:.4f} at delta 0.001, noise multiplier "
+    run([PROGRAM, "inspect", "again"], says=["none listed: a private model's checkpoint has no measurements", spent])
     quantize = [PROGRAM, "quantize", "again", "--out", "integers"]
     run([*quantize, "--set=quantization.activations=tensor"], status=1, says=["the model was trained with privacy"])
     run(quantize, says=["times smaller"])

@@ -6,7 +6,8 @@ import re
 import signal
 from pathlib import Path
 
-from runs import assert_same_losses, assert_same_weights, checkpoints, command, go_on, losses, prepare, stop_after, train
+from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, command, go_on, losses
+from runs import prepare, run, stop_after, train
 
 STEPS = 60
 # Options with state: optimizer moments, a mean of the weights, the routing bias, dropout, batches within a step.
@@ -66,6 +67,20 @@ def main():
         said = train(1, directory, *RUN, "train.steps=29", resume="whole1/step-00000028.h5", says=["at step 28"])
         assert (told in said and says in said) if says else told not in said, said
     Path("texts.jsonl").write_text("".join(rows))
+
+    # A checkpoint tells of which step its measurements are, also after resuming.
+    often = [*RUN, "train.steps=6", "checkpoint.every=1"]
+    train(1, "measured", *often, "train.evaluate_every=2")
+    train(1, "later", *often, "train.evaluate_every=5", resume="measured/step-00000003.h5")
+    for folder, step, measured in (("measured", 3, 2), ("measured", 4, 4), ("later", 4, 2), ("later", 5, 5)):
+        said = run([PROGRAM, "inspect", f"{folder}/step-{step:08d}.h5"], says=["validation_loss"])
+        old = [line for line in said.splitlines() if line.endswith(f" (measured at step {measured})")]
+        assert len(old) == said.count("(measured at") and (len(old) > 2) == (step != measured), said
+
+    # Where a recipe needs state that the checkpoint lacks, the message has the key that differs.
+    for option, key in (("moe.balancer=grad_norm", 'moe.balancer = "grad_norm" ("bias" there)'), ("moe.experts=8", "moe.experts = 8 (4 there)")):
+        says = ["the recipe is not that checkpoint's: ", key, "or begin a run with its weights by train.start_from"]
+        train(1, "never", *RUN, option, resume="whole1/step-00000028.h5", status=1, says=says)
 
     # A pass over the data is rounded up to whole steps.
     said = train(1, "passes", "train.steps=0", "train.epochs=3", "train.accumulate=5")

@@ -20,14 +20,24 @@ done
 # for its newest complete checkpoint. Differences in the recipe are reported.
 cp -r runs/quick runs/branch
 conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch/step-00000010.h5 \
-  --set run.directory=runs/branch --set train.steps=12 --set moe.top_k=1
+  --set run.directory=runs/branch --set train.steps=12 --set moe.top_k=1 --set run.seed=9 --set run.log_every=3
 says "at step 10" "moe.top_k = 1 (2 there)" "train.steps = 12 (20 there)" "runs/branch/earlier"
+says "run.seed = 9 (1 there)," "warning: run.seed = 9 (1 there) gives this epoch another order"
+[[ $output != *log_every* ]]
 [[ $(tail -n 1 runs/branch/earlier/metrics.jsonl) == '{"step":20,'* ]]
 [[ $(tail -n 1 runs/branch/metrics.jsonl) == '{"step":12,'* ]]
 conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set run.directory=runs/other \
-  --set train.steps=12 --set moe.top_k=1
+  --set train.steps=12 --set moe.top_k=1 --set run.seed=9
 says "resumed from runs/branch/step-00000012.h5" "no steps are left"
 [[ $output != *"recipe is not"* ]]
+# A finished run that is resumed is tested again, and its metrics have the test once.
+for _ in 1 2; do
+  conclave 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto --set run.directory=runs/branch \
+    --set train.steps=12 --set moe.top_k=1
+  says "no steps are left" "test: accuracy"
+  [[ $(grep -c '"test/' runs/branch/metrics.jsonl) == 1 && $(tail -n 1 runs/branch/metrics.jsonl) == '{"step":12,'*'"test/'* ]]
+  [[ $(grep -c '"validation/' runs/branch/metrics.jsonl) == 1 ]]
+done
 conclave 1 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume runs/branch --set train.steps=11 --set run.directory=runs/other
 says "it is at step 12, but train.steps gives 11 steps in all"
 

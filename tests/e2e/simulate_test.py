@@ -1,6 +1,7 @@
 """Simulated federations: a round gives the mean of its clients' models, on any number of ranks. With privacy, updates
 are clipped, epsilon is the accountant's, and the budget ends the simulation."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -200,6 +201,24 @@ def test_learns():
     assert loss[-1] < 0.7 * loss[0], loss
 
 
+def test_folder():
+    """A simulation sets an earlier one's files aside, and waits for no other process in its folder."""
+    simulate(1, "used", "simulation.rounds=6")
+    simulate(2, "used", "simulation.rounds=3", says=["1 checkpoints that this run does not go on from are now in used/earlier"])
+    assert len(metrics("used", "train/loss")) == 3 and len(metrics("used/earlier", "train/loss")) == 6
+    assert json.loads(run([PROGRAM, "eval", "used"]))["step"] == 3
+    files = checkpoints("used")
+    with open("used/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        simulate(2, "used", status=1, says=["used: another process is at work in this folder"])
+        run([PROGRAM, "quantize", "start", "--out", "used"], status=1, says=["used: another process"])
+    assert checkpoints("used") == files
+    # A quantized model would not be what later commands find in a folder with a later step.
+    says = ["used/step-00000003.h5 is there already; name another folder by --out"]
+    run([PROGRAM, "quantize", "start", "--out", "used"], status=1, says=says)
+    assert checkpoints("used") == files
+
+
 def test_mistakes():
     for options, status, says in [
         (["moe.balancer=bias"], 1, "loads of all clients' experts"),
@@ -227,7 +246,8 @@ def main():
     prepare()
     Path("simulation.toml").write_text(SIMULATION)
     run([PROGRAM, "federate", "initialize", "images.toml", "--out", "start", "--set=moe.balancer=none"])
-    for test in [test_one_step, test_mean, test_ranks, test_privacy, test_noise, test_allocations, test_learns, test_mistakes]:
+    tests = [test_one_step, test_mean, test_ranks, test_privacy, test_noise, test_allocations, test_learns, test_folder, test_mistakes]
+    for test in tests:
         test()
 
 

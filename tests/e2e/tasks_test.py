@@ -35,6 +35,9 @@ def main():
             assert_same_losses("one", f"on{ranks}", task=task)
     train(1, "resumed", *TASKS, resume=checkpoints("one")[0], says=["at step 12"])
     assert_same_weights("one", "resumed")
+    train(1, "classifier", *TASKS, "tasks.caption=0", "tasks.generate=0", "train.steps=2")
+    says = ["the recipe is not that checkpoint's: tasks.caption = 1.0 (0.0 there), tasks.generate = 1.0 (0.0 there)", "by train.start_from"]
+    train(1, "never", *TASKS, resume=checkpoints("classifier")[0], status=1, says=says)
     for task in ("classify", "generate"):
         seen = losses("one", f"{task}/train")
         steps = sorted(seen)

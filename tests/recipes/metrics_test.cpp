@@ -134,6 +134,27 @@ TEST_CASE("a resumed run drops metrics of later steps and appends", "[metrics]")
   CHECK(records_of(writer.event_path()).at(1).substr(9) == "\x10\x06\x3A\x02\x08\x01"s);
 }
 
+TEST_CASE("an evaluation that is repeated takes the place of the earlier one", "[metrics]") {
+  const TemporaryDirectory folder;
+  MetricsWriter writer(options(folder.path()));
+  const auto write = [&](std::int64_t step, const char* name) {
+    writer.write(step, std::array{Metric(name, 1.0)});
+  };
+  writer.drop_evaluation(1, "test");  // of nothing
+  write(1, "test/loss");
+  write(2, "train/loss");
+  write(2, "validation/loss");
+  const std::string before = bytes_of(writer.jsonl_path());
+  write(2, "test/loss");
+  write(2, "caption/test/loss");
+  writer.drop_evaluation(1, "test");  // which is not at the end
+  CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{1, 2, 2, 2, 2});
+  writer.drop_evaluation(2, "test");
+  CHECK(bytes_of(writer.jsonl_path()) == before);
+  write(2, "test/loss");
+  CHECK(steps_of(folder.path()) == std::vector<std::int64_t>{1, 2, 2, 2});
+}
+
 TEST_CASE("a new run in an old folder starts with empty metrics", "[metrics]") {
   const TemporaryDirectory folder;
   {
