@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 
 #include "core/clock.h"
 #include "federated/identity.h"
@@ -42,6 +43,20 @@ std::uint64_t elements_of(const SecureOptions& options, std::uint64_t elements) 
   return elements + (options.most_examples > 0 ? 1 : 0);
 }
 
+// The first number is the current Unix time. So if a federation begins anew, its numbers are above those into
+// which the same sites sent updates before; sites take part in no others (round_record.h).
+void create_attempts(Database& database) {
+  if (database.has_column("secure_attempts", "number")) return;
+  Transaction together(database);
+  database.run(
+      "CREATE TABLE secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, unmasked "
+      "INTEGER DEFAULT 0)");
+  database.prepare("INSERT INTO sqlite_sequence(name, seq) VALUES('secure_attempts', ?1)")
+      .bind(static_cast<std::int64_t>(std::time(nullptr)))
+      .run();
+  together.commit();
+}
+
 }  // namespace
 
 std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
@@ -73,9 +88,7 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
       board_(board),
       options_(std::move(options)),
       say_(std::move(say)) {
-  database.run(
-      "CREATE TABLE IF NOT EXISTS secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, "
-      "unmasked INTEGER DEFAULT 0)");
+  create_attempts(database);
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
       "delta REAL)");

@@ -5,8 +5,8 @@
 //
 // Call them in this order, each once. A call out of order, or a message that is refused, throws Error; after
 // a refusal the site takes no further part. The destructor erases the site's keys, and the next round has new
-// ones. If a round failed, the same vector may be summed again, under another round number, only by sites
-// that did not reach unmask(): two sums over different survivors reveal their difference.
+// ones. If a round failed, the same vector may be summed again only as federated/round_record.h says: two
+// sums over different survivors reveal their difference.
 #pragma once
 
 #include <functional>

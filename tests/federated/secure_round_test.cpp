@@ -68,6 +68,7 @@ struct StartedRound {
     REQUIRE(terms);
     CHECK(terms->agreement.values == sum_values(kWork, terms->clip_norm, 0, privacy));
     number = static_cast<std::int64_t>(terms->agreement.round);
+    CHECK(number > begun);  // above the numbers of a federation that began before
     for (std::uint32_t i = 0; i < kSites.size(); ++i)
       sites.emplace_back(terms->agreement, i,
                          Identity{[this, i](ByteView message) { return sign(kits[i], message); },
@@ -112,6 +113,7 @@ struct StartedRound {
         std::count_if(begin(all), end(all), [](const auto& entry) { return entry.is_regular_file(); }));
   }
 
+  std::int64_t begun = std::time(nullptr);
   TemporaryDirectory folder;
   Database database{":memory:"};
   RoundBoard board{folder.path(), database};
