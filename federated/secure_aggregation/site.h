@@ -36,8 +36,12 @@ class Site {
   SharesUpload share(const Roster& roster);
   /// `vector` [agreement.length]: integers, with noise already added; only their values modulo 2^bits matter.
   /// Shares that cannot be opened, or are not those that were committed to, count as not come. Refuses shares
-  /// of too few neighbours to reconstruct a secret.
+  /// of too few neighbours to reconstruct a secret. If they are too few only without those that cannot be
+  /// used, returns random words in place of the vector, and takes no further part: the receipts that are
+  /// missing beside them show an honest coordinator between which sites the fault is, and it makes no sum.
   MaskedInput mask(const SharesDelivery& delivery, std::span<const std::int64_t> vector);
+  /// Whether mask() returned the vector, and not random words.
+  bool has_masked() const { return has_masked_; }
   /// Refuses survivors that lack this site, are fewer than `least`, or include a neighbour whose shares never
   /// came here, or to which this site's never came: one of the two has no mask for the other, as each of them
   /// notices.
@@ -69,6 +73,7 @@ class Site {
   std::map<std::uint32_t, HeldShares> held_;  // by owner; including this site's own
   std::vector<Receipt> expected_;             // as sent
   Survivors survivors_;
+  bool has_masked_ = false;
 };
 
 }  // namespace conclave::secure_aggregation

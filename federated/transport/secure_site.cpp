@@ -211,10 +211,16 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
     FileDescriptor(file.string(), O_WRONLY | O_CREAT | O_TRUNC).write(masked.data(), masked.size());
     *header.mutable_update() = to_message(digest_of(file));
     header.set_attempt(terms.attempt());
-    record.note_sent(terms.attempt());
-    spend();
+    if (site.has_masked()) {  // otherwise nothing of the update is sent
+      record.note_sent(terms.attempt());
+      spend();
+    }
     if (!send(header, file)) throw AttemptOver();
     std::filesystem::remove(file);
+    if (!site.has_masked())
+      throw BadAttempt(
+          "too many sites' shares of secrets cannot be used; the coordinator now knows which, and this site "
+          "has not sent its update");
   }
   const auto survivors = Survivors::decode(bytes_of(told(Message::MASK, {})));
   const Bytes consent = of_others([&] { return site.consent(survivors).encode(); });

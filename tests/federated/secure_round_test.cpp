@@ -31,9 +31,13 @@ std::string_view text_of(const std::vector<std::byte>& bytes) {
 
 // An attempt with all sites, which has just begun.
 struct StartedRound {
-  explicit StartedRound(RoundPrivacy privacy = {})
+  explicit StartedRound(RoundPrivacy privacy = {}, std::int64_t least = 3)
       : round(folder.path(), database, board,
-              {.enabled = true, .federation = "test", .phase_seconds = kPhaseSeconds, .privacy = privacy},
+              {.enabled = true,
+               .federation = "test",
+               .phase_seconds = kPhaseSeconds,
+               .privacy = privacy,
+               .least = least},
               [this](const std::string& text) { said += text + "\n"; }) {
     const CertificateAuthority authority = CertificateAuthority::create("test");
     const std::filesystem::path model = folder.write("model", "of a round");
@@ -320,6 +324,24 @@ TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left o
   const auto next = test.round.ready(kSites[1], test.offer, test.number, kPatience, [] { return false; });
   REQUIRE(next);
   CHECK(next->agreement.sites == std::vector<std::string>{"north", "south", "west"});
+}
+
+TEST_CASE("SecureRound: a false share is attributed also if all sites must stay") {
+  StartedRound test({}, 4);
+  const auto rosters =
+      test.exchange(Phase::advertise, 0, [&](std::size_t i) { return test.sites[i].advertise().encode(); });
+  const auto deliveries = test.exchange(Phase::share, 0, [&](std::size_t i) {
+    SharesUpload upload = test.sites[i].share(Roster::decode(rosters[i]));
+    if (i == 0) upload.shares[0].sealed[0] ^= std::byte{1};
+    return upload.encode();
+  });
+  for (std::size_t i = 0; i < kSites.size(); ++i) {
+    test.upload(i, test.masked(i, deliveries[i]));
+    CHECK(test.sites[i].has_masked() == (i != 1));
+  }
+  test.loop.join();
+  CHECK_THAT(test.said, Catch::Contains("said to be so, between sites 'east' and 'north'\n"));
+  CHECK_THAT(test.said, !Catch::Contains("is gone"));
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {
