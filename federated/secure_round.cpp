@@ -87,7 +87,8 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
       database_(database),
       board_(board),
       options_(std::move(options)),
-      say_(std::move(say)) {
+      say_(std::move(say)),
+      disputes_(say_) {
   create_attempts(database);
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
@@ -173,7 +174,10 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
 std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
                                                      std::vector<ReceivedUpdate> ready) {
   const std::int64_t round = work.round;
-  leave_out(ready);
+  std::set<std::string> names;
+  for (const ReceivedUpdate& update : ready) names.insert(update.site);
+  names = disputes_.members(round, names, static_cast<std::size_t>(options_.least));
+  std::erase_if(ready, [&](const ReceivedUpdate& update) { return !names.contains(update.site); });
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
     sites.push_back(update.site);
@@ -190,7 +194,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     const bool weighted = options_.most_examples > 0;
     require(
         std::ssize(ready) >= options_.least,
-        "{} sites are ready, without those that lied, or one of each two that disagree, and "
+        "{} sites are ready, without those that lied or disagree with others, and "
         "federation.quorum is {}: provision the federation anew without the sites named above, or start the "
         "coordinator again with a lower quorum",
         ready.size(), options_.least);
@@ -226,7 +230,11 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
-  if (attempt_) note_liars(round);
+  if (attempt_) {
+    const Coordinator& coordinator = attempt_->coordinator;
+    disputes_.note(round, sites, coordinator.cheaters(), coordinator.disagreements(),
+                   coordinator.most_liars());
+  }
   // The next attempt would probably fail in the same way.
   const bool told = attempt_.has_value();
   pause_ = told ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
@@ -235,43 +243,6 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
   return result;
-}
-
-void SecureRound::note_liars(std::int64_t round) {
-  const Coordinator& coordinator = attempt_->coordinator;
-  const auto& names = attempt_->terms.agreement.sites;
-  std::set<std::string> liars;
-  for (const std::uint32_t site : coordinator.cheaters()) liars.insert(names[site]);
-  for (const auto& [site, others] : coordinator.disagreements()) {
-    auto& all = disagreements_[names[site]];
-    for (const std::uint32_t other : others) all.insert(names[other]);
-    if (all.size() > coordinator.most_liars()) liars.insert(names[site]);
-  }
-  for (const std::string& site : liars)
-    if (left_out_.insert(site).second)
-      say_(fmt::format(
-          "warning: round {}: {} sent false shares, or said so of others' good ones; it is left out of "
-          "sums until the coordinator is started again",
-          round + 1, site));
-}
-
-void SecureRound::leave_out(std::vector<ReceivedUpdate>& ready) {
-  std::erase_if(ready, [&](const ReceivedUpdate& update) { return left_out_.contains(update.site); });
-  SystemRandom random;
-  RandomBits bits(random);
-  for (std::size_t i = 0; i < ready.size();) {
-    const auto& partners = disagreements_[ready[i].site];
-    const auto other = std::ranges::find_if(
-        ready, [&](const ReceivedUpdate& update) { return partners.contains(update.site); });
-    if (other == ready.end()) {
-      ++i;
-      continue;
-    }
-    const std::size_t mine = partners.size(), theirs = disagreements_[other->site].size();
-    const bool me = mine != theirs ? mine > theirs : bits.below(2) == 0;
-    ready.erase(me ? ready.begin() + static_cast<std::ptrdiff_t>(i) : other);
-    i = 0;
-  }
 }
 
 void SecureRound::Sum::read_mean(std::size_t offset, std::span<float> out) const {

@@ -169,6 +169,7 @@ bool Coordinator::has_receipt(std::uint32_t from, std::uint32_t owner) const {
 }
 
 std::size_t Coordinator::most_liars() const {
+  if (!round_) return 1;
   const Degrees& degrees = round_->graph().degrees();
   return std::max<std::size_t>(
       std::min<std::size_t>(agreement_.colluding, 2 * degrees.threshold - (degrees.sharing + 1) - 1), 1);
