@@ -12,12 +12,13 @@ void Disputes::note(std::int64_t round, const std::vector<std::string>& sites,
                     const std::set<std::uint32_t>& cheaters,
                     const std::map<std::uint32_t, std::set<std::uint32_t>>& disagreements,
                     std::size_t most_liars) {
+  most_liars_ = std::max(most_liars_, most_liars);
   Names found;
   for (const std::uint32_t site : cheaters) found.insert(sites[site]);
   for (const auto& [site, others] : disagreements) {
     Names& all = disagreements_[sites[site]];
     for (const std::uint32_t other : others) all.insert(sites[other]);
-    if (all.size() > most_liars) found.insert(sites[site]);
+    if (all.size() > most_liars_) found.insert(sites[site]);
   }
   for (const std::string& site : found)
     if (liars_.insert(site).second)

@@ -24,7 +24,8 @@ class Disputes {
   explicit Disputes(Say say) : say_(std::move(say)) {}
 
   /// What an attempt at the sum of `round` has shown. By numbers in `sites`: those that cheated, and by site
-  /// those with which it disagrees. At most `most_liars` of its sites lie. Says who is named a liar.
+  /// those with which it disagrees. At most `most_liars` of its sites lie, but partners add up over attempts
+  /// among different sites: the largest bound of all attempts counts. Says who is named a liar.
   void note(std::int64_t round, const std::vector<std::string>& sites,
             const std::set<std::uint32_t>& cheaters,
             const std::map<std::uint32_t, std::set<std::uint32_t>>& disagreements, std::size_t most_liars);
@@ -43,7 +44,8 @@ class Disputes {
 
   Say say_;
   Names liars_;
-  std::map<std::string, Names> disagreements_;              // by site
+  std::map<std::string, Names> disagreements_;  // by site
+  std::size_t most_liars_ = 1;
   std::vector<std::pair<std::string, std::string>> pairs_;  // that are left out together, the oldest first
   std::string told_;                                        // who is left out, as said last
 };
