@@ -51,15 +51,39 @@ std::size_t Disputes::needed(Names sites) const {
   }
 }
 
+void Disputes::note_absent(const Names& sites) {
+  for (const std::string& site : sites) ++absences_[site];
+}
+
+void Disputes::note_present(const Names& sites) {
+  for (const std::string& site : sites) absences_.erase(site);
+}
+
+Disputes::Names Disputes::often_absent(const Names& among) const {
+  Names result;
+  for (const auto& [site, times] : absences_)
+    if (times >= kMostAbsences && among.contains(site)) result.insert(site);
+  return result;
+}
+
+Disputes::Names Disputes::needed_though_absent(const Names& members, std::size_t least) const {
+  Names absent = often_absent(members);
+  if (members.size() >= least + absent.size()) absent.clear();
+  return absent;
+}
+
 Disputes::Names Disputes::members(std::int64_t round, const Names& ready, std::size_t least) {
   Names members;
   std::ranges::set_difference(ready, liars_, std::inserter(members, members.end()));
   SystemRandom random;
   RandomBits bits(random);
   std::string told;
-  const auto leave_out = [&](const std::string& site, const std::string& other) {
+  const auto leave_out = [&](const std::string& site, const std::string& why) {
     members.erase(site);
-    if (told.size() < 500) told += fmt::format("{}{} because of {}", told.empty() ? "" : ", ", site, other);
+    if (told.size() < 500) told += fmt::format("{}{} because {}", told.empty() ? "" : ", ", site, why);
+  };
+  const auto disagrees = [&](const std::string& site, const std::string& other) {
+    leave_out(site, fmt::format("of {}", other));
   };
   // Returns whether both have left, or one of them, for lack of others.
   const auto part = [&](const std::string& one, const std::string& other) {
@@ -67,13 +91,13 @@ Disputes::Names Disputes::members(std::int64_t round, const Names& ready, std::s
     rest.erase(one);
     rest.erase(other);
     if (rest.size() >= least + needed(rest)) {
-      leave_out(one, other);
-      leave_out(other, one);
+      disagrees(one, other);
+      disagrees(other, one);
       return true;
     }
     const std::size_t mine = disagreements_[one].size(), theirs = disagreements_[other].size();
     const bool me = mine != theirs ? mine > theirs : bits.below(2) == 0;
-    leave_out(me ? one : other, me ? other : one);
+    disagrees(me ? one : other, me ? other : one);
     return false;
   };
   for (const auto& [one, other] : pairs_)
@@ -94,12 +118,13 @@ Disputes::Names Disputes::members(std::int64_t round, const Names& ready, std::s
         *std::next(others.begin(), static_cast<std::ptrdiff_t>(bits.below(others.size())));
     if (part(one, other)) pairs_.emplace_back(one, other);
   }
+  for (const std::string& site : often_absent(members))
+    if (members.size() > least) leave_out(site, "attempts failed without its update");
   if (told != told_ && !told.empty())
-    say_(
-        fmt::format("warning: round {}: left out of sums, as of each two sites that disagree on shares at "
-                    "least one lies: "
-                    "{}; their owners should find out which",
-                    round + 1, told));
+    say_(fmt::format(
+        "warning: round {}: left out of sums: {}; of each two sites that disagree on shares, at least one "
+        "lies, and their owners should find out which",
+        round + 1, told));
   told_ = told;
   return members;
 }

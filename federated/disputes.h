@@ -6,6 +6,9 @@
 // which. So both are left out: then every honest site that is lost costs a site that lies its seat, and liars
 // run out. (If only the site with more partners were left out, two liars could exclude an honest site for
 // good, at no cost.) If fewer sites than a sum needs would be left, one of the two takes part.
+//
+// A site that shares keys and then sends no masked update costs the others privacy if the attempt fails: they
+// have sent theirs. After kMostAbsences such attempts it is left out, too, if a sum does not need it.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +19,8 @@
 #include <vector>
 
 namespace conclave {
+
+inline constexpr int kMostAbsences = 2;
 
 class Disputes {
  public:
@@ -37,7 +42,16 @@ class Disputes {
 
   const Names& liars() const { return liars_; }
 
+  /// An attempt failed while the masked updates of these sites were missing.
+  void note_absent(const Names& sites);
+  /// These sites were in a sum.
+  void note_present(const Names& sites);
+  /// Those of `members` without which the next attempt would have fewer than `least`, although they were
+  /// absent too often. Empty if it can do without all such sites.
+  Names needed_though_absent(const Names& members, std::size_t least) const;
+
  private:
+  Names often_absent(const Names& among) const;
   Names partners(const std::string& site, const Names& among) const;
   /// How many of `sites` must go so that no two of the rest disagree; an upper bound.
   std::size_t needed(Names sites) const;
@@ -47,7 +61,8 @@ class Disputes {
   std::map<std::string, Names> disagreements_;  // by site
   std::size_t most_liars_ = 1;
   std::vector<std::pair<std::string, std::string>> pairs_;  // that are left out together, the oldest first
-  std::string told_;                                        // who is left out, as said last
+  std::map<std::string, int> absences_;
+  std::string told_;  // who is left out, as said last
 };
 
 }  // namespace conclave

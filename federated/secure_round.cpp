@@ -1,6 +1,7 @@
 #include "federated/secure_round.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <ctime>
@@ -230,19 +231,39 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
-  if (attempt_) {
-    const Coordinator& coordinator = attempt_->coordinator;
-    disputes_.note(round, sites, coordinator.cheaters(), coordinator.disagreements(),
-                   coordinator.most_liars());
-  }
-  // The next attempt would probably fail in the same way.
   const bool told = attempt_.has_value();
-  pause_ = told ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
-  if (!told) changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
+  const std::set<std::string> needed =
+      told && !stopped_ ? note_sites(round, result) : std::set<std::string>();
   attempt_.reset();
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
+  // The next attempt would probably fail in the same way.
+  pause_ = told && needed.empty() ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
+  if (!needed.empty())
+    say_(fmt::format(
+        "warning: round {}: attempts failed without the update of {}, and a sum needs it, by "
+        "federation.quorum = {}; as each attempt spends the other sites' privacy, the next one begins "
+        "after {:.0f} s",
+        round + 1, fmt::join(needed, ", "), options_.least, pause_));
+  if (pause_ > 0) changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
   return result;
+}
+
+std::set<std::string> SecureRound::note_sites(std::int64_t round, const std::optional<Sum>& result) {
+  const Coordinator& coordinator = attempt_->coordinator;
+  const std::vector<std::string>& sites = attempt_->terms.agreement.sites;
+  disputes_.note(round, sites, coordinator.cheaters(), coordinator.disagreements(), coordinator.most_liars());
+  std::set<std::string> names;
+  if (result) {
+    for (const ReceivedUpdate& update : result->survivors) names.insert(update.site);
+    disputes_.note_present(names);
+  } else if (attempt_->phase == Phase::mask && coordinator.disagreements().empty()) {
+    for (const std::uint32_t site : coordinator.awaited()) names.insert(sites[site]);
+    disputes_.note_absent(names);
+    return disputes_.needed_though_absent({sites.begin(), sites.end()},
+                                          static_cast<std::size_t>(options_.least));
+  }
+  return {};
 }
 
 void SecureRound::Sum::read_mean(std::size_t offset, std::span<float> out) const {

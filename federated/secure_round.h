@@ -97,7 +97,8 @@ class SecureRound {
   };
   /// Makes one attempt among the sites in `ready`, without those that disputes.h leaves out. Returns nothing
   /// if it failed, which was reported, or after stop(). Before it returns from an attempt that failed before
-  /// any site was told of it, it pauses: for a second, then for two, up to a minute.
+  /// any site was told of it, or again without the masked update of a site that a sum needs, it pauses: for a
+  /// second, then for two, up to a minute.
   std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
                              std::vector<ReceivedUpdate> ready);
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
@@ -179,6 +180,9 @@ class SecureRound {
   /// A new attempt's number, which is on disk when this returns and never used again.
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
+  /// Notes what the attempt has shown of its sites. Returns those whose updates were missing too often, and
+  /// are needed.
+  std::set<std::string> note_sites(std::int64_t round, const std::optional<Sum>& result);
 
   std::filesystem::path directory_;
   Database& database_;

@@ -61,6 +61,22 @@ TEST_CASE_METHOD(Disputing, "Disputes: partners of several attempts are compared
   CHECK_THAT(said.back(), Contains("warning: round 1: a sent false shares"));
 }
 
+TEST_CASE_METHOD(Disputing, "Disputes: a site that is absent twice is left out unless a sum needs it") {
+  const Names all{"a", "b", "c", "d", "e"};
+  disputes.note_absent({"b", "d"});
+  CHECK(disputes.members(0, all, 3) == all);
+  disputes.note_present({"d"});
+  disputes.note_absent({"b", "d"});
+  CHECK(disputes.needed_though_absent(all, 4).empty());
+  CHECK(disputes.members(0, all, 4) == Names{"a", "c", "d", "e"});
+  CHECK_THAT(said.back(), Contains("warning: round 1: left out of sums: b because attempts failed without"));
+  CHECK(disputes.members(0, all, 5) == all);
+  CHECK(disputes.needed_though_absent(all, 5) == Names{"b"});
+  disputes.note_absent({"d"});
+  CHECK(disputes.members(0, all, 4).size() == 4);
+  CHECK(disputes.needed_though_absent({"a", "c", "d", "e"}, 4) == Names{"d"});
+}
+
 // Liars of every kind: each attempt, some of those that take part lie to or about some others, or cheat.
 TEST_CASE("Disputes: no honest site is named, and liars that lie lose their seats") {
   const RandomStream random{.seed = 11};

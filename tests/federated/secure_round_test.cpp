@@ -31,11 +31,12 @@ std::string_view text_of(const std::vector<std::byte>& bytes) {
 
 // An attempt with all sites, which has just begun.
 struct StartedRound {
-  explicit StartedRound(RoundPrivacy privacy = {}, std::int64_t least = 3)
+  explicit StartedRound(RoundPrivacy privacy = {}, std::int64_t least = 3,
+                        double phase_seconds = kPhaseSeconds)
       : round(folder.path(), database, board,
               {.enabled = true,
                .federation = "test",
-               .phase_seconds = kPhaseSeconds,
+               .phase_seconds = phase_seconds,
                .privacy = privacy,
                .least = least},
               [this](const std::string& text) { said += text + "\n"; }) {
@@ -68,11 +69,19 @@ struct StartedRound {
              .certificate = "a renewed one"};
     CHECK_FALSE(round.ready(kSites[0], offer, 0, 0, [] { return false; }));  // the attempt has the old one
     offer.certificate = kits[0].certificate;
-    const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
-    REQUIRE(terms);
-    CHECK(terms->agreement.values == sum_values(kWork, terms->clip_norm, 0, privacy));
-    number = static_cast<std::int64_t>(terms->agreement.round);
+    get_terms();
+    CHECK(values == sum_values(kWork, SecureOptions().clip_norm, 0, privacy));
     CHECK(number > begun);  // above the numbers of a federation that began before
+  }
+  ~StartedRound() { round.stop(); }
+
+  /// Waits for the next attempt, and makes the sites for it.
+  void get_terms() {
+    const auto terms = round.ready(kSites[0], offer, number, kPatience, [] { return false; });
+    REQUIRE(terms);
+    values = terms->agreement.values;
+    number = static_cast<std::int64_t>(terms->agreement.round);
+    sites.clear();
     for (std::uint32_t i = 0; i < kSites.size(); ++i)
       sites.emplace_back(terms->agreement, i,
                          Identity{[this, i](ByteView message) { return sign(kits[i], message); },
@@ -81,7 +90,6 @@ struct StartedRound {
                                   }},
                          random);
   }
-  ~StartedRound() { round.stop(); }
 
   SecureRound::Answer send(std::size_t site, Phase phase, const std::vector<std::byte>& body,
                            double seconds = 0) {
@@ -128,6 +136,7 @@ struct StartedRound {
   UpdateOffer offer;
   SystemRandom random;
   std::int64_t number = 0;
+  std::string values;
   std::vector<secure_aggregation::Site> sites;
   std::jthread loop;
 };
@@ -342,6 +351,24 @@ TEST_CASE("SecureRound: a false share is attributed also if all sites must stay"
   test.loop.join();
   CHECK_THAT(test.said, Catch::Contains("said to be so, between sites 'east' and 'north'\n"));
   CHECK_THAT(test.said, !Catch::Contains("is gone"));
+}
+
+TEST_CASE("SecureRound: attempts pause if one site's update is missing again and again") {
+  StartedRound test({}, 4, 1);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    if (attempt > 0) {
+      test.loop = std::jthread([&] { test.round.attempt(kWork, kElements, test.ready); });
+      test.get_terms();
+    }
+    const auto deliveries = test.deliveries();
+    for (std::size_t i = 0; i + 1 < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+    const Clock::time_point began = Clock::now();
+    test.loop.join();
+    if (attempt == 1) CHECK(seconds_since(began) >= 1);  // what is left of the phase, and the pause
+    CHECK_THAT(test.said, Contains("west is gone at sending masked updates"));
+    CHECK((test.said.find("attempts failed without the update of west, and") != std::string::npos) ==
+          (attempt == 1));
+  }
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {
