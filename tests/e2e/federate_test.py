@@ -1144,6 +1144,7 @@ def test_mistakes():
         ('sites = ["a"]\nrounds = 1000000\nlocal_steps = 1000', "are more than the 100000000 steps"),
         ('sites = ["a"]\nround = 2', "the nearest is federation.rounds"),
         ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each site could compute the other's update"),
+        (f"sites = {[f's{i}' for i in range(4001)]}\n[secure_aggregation]\nenabled = true", "with 4001 sites: expected at most 4000"),
         ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "median"\n[secure_aggregation]\nenabled = true', "looks at each update"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "scaffold"\n[secure_aggregation]\nenabled = true', "needs exact control variates"),
