@@ -173,7 +173,8 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
 }
 
 std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
-                                                     std::vector<ReceivedUpdate> ready) {
+                                                     std::vector<ReceivedUpdate> ready,
+                                                     const std::function<void()>& meanwhile) {
   const std::int64_t round = work.round;
   std::set<std::string> names;
   for (const ReceivedUpdate& update : ready) names.insert(update.site);
@@ -206,8 +207,20 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     changed_.notify_all();
     end_phases(lock, round);
     if (attempt_->phase == Phase::done) {
-      const Survivors survivors = attempt_->coordinator.survivors();
-      result.emplace(Sum{attempt_->coordinator.sum(), format.format});
+      Coordinator& coordinator = attempt_->coordinator;
+      const Survivors survivors = coordinator.survivors();
+      // To unmask a long sum takes seconds, so other calls must not wait for it. They only read the attempt,
+      // because it is done, and this thread alone destroys it.
+      const auto unmask = [&] {
+        lock.unlock();
+        struct Locked {
+          ~Locked() { lock.lock(); }
+          std::unique_lock<std::mutex>& lock;
+        } const again{lock};
+        if (meanwhile) meanwhile();
+        return coordinator.sum();
+      };
+      result.emplace(Sum{unmask(), format.format});
       double records = 0;
       for (const std::uint32_t site : survivors.sites) {
         result->survivors.push_back(ready[site]);

@@ -99,8 +99,9 @@ class SecureRound {
   /// if it failed, which was reported, or after stop(). Before it returns from an attempt that failed before
   /// any site was told of it, or again without the masked update of a site that a sum needs, it pauses: for a
   /// second, then for two, up to a minute.
-  std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
-                             std::vector<ReceivedUpdate> ready);
+  /// Calls meanwhile() just before it unmasks the sum, when the calls of sites, and stop(), need not wait.
+  std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements, std::vector<ReceivedUpdate> ready,
+                             const std::function<void()>& meanwhile = {});
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
   /// The privacy of that sum as it was recorded, whatever the options are now, except clip_norm, which is not

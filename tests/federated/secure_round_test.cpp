@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <ctime>
+#include <future>
 #include <set>
 #include <thread>
 
@@ -59,7 +60,12 @@ struct StartedRound {
                        .digest = "",
                        .certificate = kits.back().certificate});
     }
-    loop = std::jthread([this] { round.attempt(kWork, kElements, ready); });
+    loop = std::jthread([this] {
+      const auto sum = round.attempt(kWork, kElements, ready, [this] {
+        if (meanwhile) meanwhile();
+      });
+      if (sum) sum_survivors = sum->survivors.size();
+    });
     offer = {.round = 0,
              .base = digest_of(model),
              .update = {},
@@ -137,6 +143,8 @@ struct StartedRound {
   SystemRandom random;
   std::int64_t number = 0;
   std::string values;
+  std::function<void()> meanwhile = {};  // while the first attempt's sum is unmasked
+  std::size_t sum_survivors = 0;
   std::vector<secure_aggregation::Site> sites;
   std::jthread loop;
 };
@@ -369,6 +377,31 @@ TEST_CASE("SecureRound: attempts pause if one site's update is missing again and
     CHECK((test.said.find("attempts failed without the update of west, and") != std::string::npos) ==
           (attempt == 1));
   }
+}
+
+TEST_CASE("SecureRound: other sites are served while the sum is unmasked") {
+  StartedRound test;
+  bool served = false, answered = false, begun = true;
+  test.meanwhile = [&] {
+    auto calls = std::async(std::launch::async, [&] {
+      answered = test.send(0, Phase::consent, {}).state == SecureRound::Answer::State::here;
+      begun = test.round.ready(kSites[0], test.offer, test.number, 0, [] { return false; }).has_value();
+      test.round.stop();
+    });
+    served = calls.wait_for(std::chrono::seconds(5)) == std::future_status::ready;
+    if (!served) std::abort();  // the calls wait for this one, and it for them
+  };
+  const auto deliveries = test.deliveries();
+  for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+  const auto survivors = test.exchange(Phase::mask, 0, [](std::size_t) { return Bytes(); });
+  const auto consents = test.exchange(Phase::consent, 0, [&](std::size_t i) {
+    return test.sites[i].consent(Survivors::decode(survivors[i])).encode();
+  });
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    test.send(i, Phase::unmask, test.sites[i].unmask(Consents::decode(consents[i])).encode());
+  test.loop.join();
+  CHECK((served && answered && !begun));
+  CHECK(test.sum_survivors == kSites.size());
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {
