@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "federated/random_source.h"
 
@@ -118,13 +119,14 @@ Disputes::Names Disputes::members(std::int64_t round, const Names& ready, std::s
         *std::next(others.begin(), static_cast<std::ptrdiff_t>(bits.below(others.size())));
     if (part(one, other)) pairs_.emplace_back(one, other);
   }
+  const std::string_view why =
+      told.empty()
+          ? ""
+          : "; of each two that disagree on shares at least one lies, and their owners should find out which";
   for (const std::string& site : often_absent(members))
     if (members.size() > least) leave_out(site, "attempts failed without its update");
   if (told != told_ && !told.empty())
-    say_(fmt::format(
-        "warning: round {}: left out of sums: {}; of each two sites that disagree on shares, at least one "
-        "lies, and their owners should find out which",
-        round + 1, told));
+    say_(fmt::format("warning: round {}: left out of sums: {}{}", round + 1, told, why));
   told_ = told;
   return members;
 }

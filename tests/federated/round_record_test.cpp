@@ -1,6 +1,8 @@
 #include "federated/round_record.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <iterator>
 #include <map>
 #include <set>
 
