@@ -29,8 +29,8 @@ void Coordinator::arrive(Phase phase, std::uint32_t sender) {
 void Coordinator::end_phase() {
   require(phase_ != Phase::done, "secure aggregation: the round has ended");
   require(!damaged_, "secure aggregation: a vector could not be read, and part of it is in the sum");
-  if (phase_ ==
-      Phase::mask) {  // before the count, as evidence of who has lied counts also if too few are left
+  // Before the count, as evidence of who has lied counts also if too few are left.
+  if (phase_ == Phase::mask) {
     survivors_ = {round_->digest(), {arrived_.begin(), arrived_.end()}};
     check_receipts();
   }
