@@ -1,8 +1,10 @@
 #include "federated/secure_round.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <ctime>
 
 #include "core/clock.h"
 #include "federated/identity.h"
@@ -42,6 +44,20 @@ std::uint64_t elements_of(const SecureOptions& options, std::uint64_t elements) 
   return elements + (options.most_examples > 0 ? 1 : 0);
 }
 
+// The first number is the current Unix time. So if a federation begins anew, its numbers are above those into
+// which the same sites sent updates before; sites take part in no others (round_record.h).
+void create_attempts(Database& database) {
+  if (database.has_column("secure_attempts", "number")) return;
+  Transaction together(database);
+  database.run(
+      "CREATE TABLE secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, unmasked "
+      "INTEGER DEFAULT 0)");
+  database.prepare("INSERT INTO sqlite_sequence(name, seq) VALUES('secure_attempts', ?1)")
+      .bind(static_cast<std::int64_t>(std::time(nullptr)))
+      .run();
+  together.commit();
+}
+
 }  // namespace
 
 std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
@@ -72,10 +88,9 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
       database_(database),
       board_(board),
       options_(std::move(options)),
-      say_(std::move(say)) {
-  database.run(
-      "CREATE TABLE IF NOT EXISTS secure_attempts(number INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER, "
-      "unmasked INTEGER DEFAULT 0)");
+      say_(std::move(say)),
+      disputes_(say_) {
+  create_attempts(database);
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
       "delta REAL)");
@@ -158,9 +173,13 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
 }
 
 std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
-                                                     std::vector<ReceivedUpdate> ready) {
+                                                     std::vector<ReceivedUpdate> ready,
+                                                     const std::function<void()>& meanwhile) {
   const std::int64_t round = work.round;
-  leave_out(ready);
+  std::set<std::string> names;
+  for (const ReceivedUpdate& update : ready) names.insert(update.site);
+  names = disputes_.members(round, names, static_cast<std::size_t>(options_.least));
+  std::erase_if(ready, [&](const ReceivedUpdate& update) { return !names.contains(update.site); });
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
     sites.push_back(update.site);
@@ -177,7 +196,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     const bool weighted = options_.most_examples > 0;
     require(
         std::ssize(ready) >= options_.least,
-        "{} sites are ready, without those that lied, or one of each two that disagree, and "
+        "{} sites are ready, without those that lied or disagree with others, and "
         "federation.quorum is {}: provision the federation anew without the sites named above, or start the "
         "coordinator again with a lower quorum",
         ready.size(), options_.least);
@@ -188,8 +207,20 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     changed_.notify_all();
     end_phases(lock, round);
     if (attempt_->phase == Phase::done) {
-      const Survivors survivors = attempt_->coordinator.survivors();
-      result.emplace(Sum{attempt_->coordinator.sum(), format.format});
+      Coordinator& coordinator = attempt_->coordinator;
+      const Survivors survivors = coordinator.survivors();
+      // To unmask a long sum takes seconds, so other calls must not wait for it. They only read the attempt,
+      // because it is done, and this thread alone destroys it.
+      const auto unmask = [&] {
+        lock.unlock();
+        struct Locked {
+          ~Locked() { lock.lock(); }
+          std::unique_lock<std::mutex>& lock;
+        } const again{lock};
+        if (meanwhile) meanwhile();
+        return coordinator.sum();
+      };
+      result.emplace(Sum{unmask(), format.format});
       double records = 0;
       for (const std::uint32_t site : survivors.sites) {
         result->survivors.push_back(ready[site]);
@@ -213,52 +244,39 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
-  if (attempt_) note_liars(round);
-  // The next attempt would probably fail in the same way.
   const bool told = attempt_.has_value();
-  pause_ = told ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
-  if (!told) changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
+  const std::set<std::string> needed =
+      told && !stopped_ ? note_sites(round, result) : std::set<std::string>();
   attempt_.reset();
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
+  // The next attempt would probably fail in the same way.
+  pause_ = told && needed.empty() ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
+  if (!needed.empty())
+    say_(fmt::format(
+        "warning: round {}: attempts failed without the update of {}, and a sum needs it, by "
+        "federation.quorum = {}; as each attempt spends the other sites' privacy, the next one begins "
+        "after {:.0f} s",
+        round + 1, fmt::join(needed, ", "), options_.least, pause_));
+  if (pause_ > 0) changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
   return result;
 }
 
-void SecureRound::note_liars(std::int64_t round) {
+std::set<std::string> SecureRound::note_sites(std::int64_t round, const std::optional<Sum>& result) {
   const Coordinator& coordinator = attempt_->coordinator;
-  const auto& names = attempt_->terms.agreement.sites;
-  std::set<std::string> liars;
-  for (const std::uint32_t site : coordinator.cheaters()) liars.insert(names[site]);
-  for (const auto& [site, others] : coordinator.disagreements()) {
-    auto& all = disagreements_[names[site]];
-    for (const std::uint32_t other : others) all.insert(names[other]);
-    if (all.size() > coordinator.most_liars()) liars.insert(names[site]);
+  const std::vector<std::string>& sites = attempt_->terms.agreement.sites;
+  disputes_.note(round, sites, coordinator.cheaters(), coordinator.disagreements(), coordinator.most_liars());
+  std::set<std::string> names;
+  if (result) {
+    for (const ReceivedUpdate& update : result->survivors) names.insert(update.site);
+    disputes_.note_present(names);
+  } else if (attempt_->phase == Phase::mask && coordinator.disagreements().empty()) {
+    for (const std::uint32_t site : coordinator.awaited()) names.insert(sites[site]);
+    disputes_.note_absent(names);
+    return disputes_.needed_though_absent({sites.begin(), sites.end()},
+                                          static_cast<std::size_t>(options_.least));
   }
-  for (const std::string& site : liars)
-    if (left_out_.insert(site).second)
-      say_(fmt::format(
-          "warning: round {}: {} sent false shares, or said so of others' good ones; it is left out of "
-          "sums until the coordinator is started again",
-          round + 1, site));
-}
-
-void SecureRound::leave_out(std::vector<ReceivedUpdate>& ready) {
-  std::erase_if(ready, [&](const ReceivedUpdate& update) { return left_out_.contains(update.site); });
-  SystemRandom random;
-  RandomBits bits(random);
-  for (std::size_t i = 0; i < ready.size();) {
-    const auto& partners = disagreements_[ready[i].site];
-    const auto other = std::ranges::find_if(
-        ready, [&](const ReceivedUpdate& update) { return partners.contains(update.site); });
-    if (other == ready.end()) {
-      ++i;
-      continue;
-    }
-    const std::size_t mine = partners.size(), theirs = disagreements_[other->site].size();
-    const bool me = mine != theirs ? mine > theirs : bits.below(2) == 0;
-    ready.erase(me ? ready.begin() + static_cast<std::ptrdiff_t>(i) : other);
-    i = 0;
-  }
+  return {};
 }
 
 void SecureRound::Sum::read_mean(std::size_t offset, std::span<float> out) const {

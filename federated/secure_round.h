@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "federated/disputes.h"
 #include "federated/policy.h"
 #include "federated/round_board.h"
 #include "federated/round_privacy.h"
@@ -94,11 +95,13 @@ class SecureRound {
     /// `count` is the expected number of units in a round.
     void read_mean(std::size_t offset, std::span<float> out) const;
   };
-  /// Makes one attempt among the sites in `ready`, without those that are known to cheat. Returns nothing if
-  /// it failed, which was reported, or after stop(). Before it returns from an attempt that failed before any
-  /// site was told of it, it pauses: for a second, then for two, up to a minute.
-  std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements,
-                             std::vector<ReceivedUpdate> ready);
+  /// Makes one attempt among the sites in `ready`, without those that disputes.h leaves out. Returns nothing
+  /// if it failed, which was reported, or after stop(). Before it returns from an attempt that failed before
+  /// any site was told of it, or again without the masked update of a site that a sum needs, it pauses: for a
+  /// second, then for two, up to a minute.
+  /// Calls meanwhile() just before it unmasks the sum, when the calls of sites, and stop(), need not wait.
+  std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements, std::vector<ReceivedUpdate> ready,
+                             const std::function<void()>& meanwhile = {});
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
   /// The privacy of that sum as it was recorded, whatever the options are now, except clip_norm, which is not
@@ -178,11 +181,9 @@ class SecureRound {
   /// A new attempt's number, which is on disk when this returns and never used again.
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
-
-  /// Notes which sites have lied in the attempt, or disagree; says which are left out of later ones.
-  void note_liars(std::int64_t round);
-  /// Takes sites out of `ready` that have lied, and of each two that disagree, one.
-  void leave_out(std::vector<ReceivedUpdate>& ready);
+  /// Notes what the attempt has shown of its sites. Returns those whose updates were missing too often, and
+  /// are needed.
+  std::set<std::string> note_sites(std::int64_t round, const std::optional<Sum>& result);
 
   std::filesystem::path directory_;
   Database& database_;
@@ -194,10 +195,9 @@ class SecureRound {
   bool stopped_ = false;
   double pause_ = 0;  // seconds after the last attempt
   std::optional<Attempt> attempt_;
-  std::size_t adding_ = 0;          // masked updates that are being added; above 0, attempt_ stays
-  std::set<std::string> left_out_;  // sites that have lied since the coordinator was started
-  std::map<std::string, std::set<std::string>> disagreements_;  // by site, since the coordinator was started
-  std::mutex sum_mutex_;                                        // for adding to the sum; taken without mutex_
+  std::size_t adding_ = 0;  // masked updates that are being added; above 0, attempt_ stays
+  Disputes disputes_;
+  std::mutex sum_mutex_;  // for adding to the sum; taken without mutex_
 };
 
 }  // namespace conclave

@@ -37,4 +37,7 @@ struct Agreement {
 
 inline constexpr std::size_t kMostSharingWithAll = 128;
 
+/// Most sites of a federation: the terms of an attempt have a certificate of each, in one message.
+inline constexpr std::size_t kMostSites = 4'000;
+
 }  // namespace conclave::secure_aggregation

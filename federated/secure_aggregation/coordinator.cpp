@@ -29,6 +29,11 @@ void Coordinator::arrive(Phase phase, std::uint32_t sender) {
 void Coordinator::end_phase() {
   require(phase_ != Phase::done, "secure aggregation: the round has ended");
   require(!damaged_, "secure aggregation: a vector could not be read, and part of it is in the sum");
+  // Before the count, as evidence of who has lied counts also if too few are left.
+  if (phase_ == Phase::mask) {
+    survivors_ = {round_->digest(), {arrived_.begin(), arrived_.end()}};
+    check_receipts();
+  }
   require(arrived_.size() >= agreement_.least, "secure aggregation: {} sites are left, and {} are needed",
           arrived_.size(), agreement_.least);
   if (phase_ == Phase::advertise) {
@@ -37,9 +42,6 @@ void Coordinator::end_phase() {
     round_.emplace(agreement_, roster_);
   } else if (phase_ == Phase::share) {
     sharers_ = arrived_;
-  } else if (phase_ == Phase::mask) {
-    survivors_ = {round_->digest(), {arrived_.begin(), arrived_.end()}};
-    check_receipts();
   }
   phase_ = static_cast<Phase>(static_cast<int>(phase_) + 1);
   awaited_ = std::exchange(arrived_, {});
@@ -167,6 +169,7 @@ bool Coordinator::has_receipt(std::uint32_t from, std::uint32_t owner) const {
 }
 
 std::size_t Coordinator::most_liars() const {
+  if (!round_) return 1;
   const Degrees& degrees = round_->graph().degrees();
   return std::max<std::size_t>(
       std::min<std::size_t>(agreement_.colluding, 2 * degrees.threshold - (degrees.sharing + 1) - 1), 1);

@@ -65,7 +65,8 @@ class Coordinator {
 
   /// The sum of the survivors' vectors, [agreement.length]; available once, after the last phase has ended.
   /// Throws Error if shares are missing, or if a secret reconstructed from shares does not match its owner's
-  /// commitment (of a survivor) or public key (of a site that dropped out).
+  /// commitment (of a survivor) or public key (of a site that dropped out). Takes long for a long sum.
+  /// Another thread may meanwhile call const functions other than cheaters().
   RingVector sum();
 
  private:

@@ -106,9 +106,11 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
         shares.commitments[1] == round_->share_commitment(held.masking_key, true, from, self_))
       held_[from] = held;
   }
-  require(held_.size() >= graph.degrees().threshold,
-          "secure aggregation: shares of {} sites came, and {} are needed", held_.size(),
-          graph.degrees().threshold);
+  const std::size_t threshold = graph.degrees().threshold;
+  require(delivery.shares.size() + 1 >= threshold,
+          "secure aggregation: shares of {} sites came, and {} are needed", delivery.shares.size() + 1,
+          threshold);
+  has_masked_ = held_.size() >= threshold;
 
   std::vector<Mask> masks = {round_->own_mask(seed_, self_)};
   MaskedInput input{
@@ -121,8 +123,13 @@ MaskedInput Site::mask(const SharesDelivery& delivery, std::span<const std::int6
     input.expected.push_back({other, sha256({round_->receipt(encryption_key_, self_, other, self_)})});
   }
   expected_ = input.expected;
-  input.packed = masked(agreement_.ring, vector, masks);
-  leave(Phase::consent);
+  if (has_masked_) {
+    input.packed = masked(agreement_.ring, vector, masks);
+    leave(Phase::consent);
+  } else {
+    input.packed.resize(agreement_.length * agreement_.ring.width);
+    random_.fill(input.packed);
+  }
   return input;
 }
 

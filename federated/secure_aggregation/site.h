@@ -5,8 +5,8 @@
 //
 // Call them in this order, each once. A call out of order, or a message that is refused, throws Error; after
 // a refusal the site takes no further part. The destructor erases the site's keys, and the next round has new
-// ones. If a round failed, the same vector may be summed again, under another round number, only by sites
-// that did not reach unmask(): two sums over different survivors reveal their difference.
+// ones. If a round failed, the same vector may be summed again only as federated/round_record.h says: two
+// sums over different survivors reveal their difference.
 #pragma once
 
 #include <functional>
@@ -36,8 +36,12 @@ class Site {
   SharesUpload share(const Roster& roster);
   /// `vector` [agreement.length]: integers, with noise already added; only their values modulo 2^bits matter.
   /// Shares that cannot be opened, or are not those that were committed to, count as not come. Refuses shares
-  /// of too few neighbours to reconstruct a secret.
+  /// of too few neighbours to reconstruct a secret. If they are too few only without those that cannot be
+  /// used, returns random words in place of the vector, and takes no further part: the receipts that are
+  /// missing beside them show an honest coordinator between which sites the fault is, and it makes no sum.
   MaskedInput mask(const SharesDelivery& delivery, std::span<const std::int64_t> vector);
+  /// Whether mask() returned the vector, and not random words.
+  bool has_masked() const { return has_masked_; }
   /// Refuses survivors that lack this site, are fewer than `least`, or include a neighbour whose shares never
   /// came here, or to which this site's never came: one of the two has no mask for the other, as each of them
   /// notices.
@@ -69,6 +73,7 @@ class Site {
   std::map<std::uint32_t, HeldShares> held_;  // by owner; including this site's own
   std::vector<Receipt> expected_;             // as sent
   Survivors survivors_;
+  bool has_masked_ = false;
 };
 
 }  // namespace conclave::secure_aggregation

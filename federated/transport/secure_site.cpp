@@ -7,8 +7,8 @@
 #include <cmath>
 #include <ctime>
 
-#include "federated/database.h"
 #include "federated/round_board.h"
+#include "federated/round_record.h"
 #include "federated/secure_aggregation/shared_noise.h"
 #include "federated/secure_aggregation/site.h"
 #include "federated/secure_round.h"
@@ -108,73 +108,6 @@ std::vector<float> shortened(const std::filesystem::path& update, std::size_t el
   return values;
 }
 
-// A record of the sums that this site has helped to unmask: for each round, the sites in the sum and how the
-// numbers were made of their updates. It is on disk before the help is sent.
-//
-// The key is the round's number alone, because anything else that could distinguish two federations comes
-// from the coordinator. For the same round, check() refuses
-// - a sum over other sites: the two sums would reveal their difference;
-// - a sum of numbers that were made differently. With another clip_norm, for example, the sums would differ
-//   only for sites whose update is longer than it, and so expose these updates;
-// - a second sum with noise: its noise is drawn anew, and the mean of the two sums would have less noise than
-//   was accounted for.
-// The same sum again, without noise, reveals nothing new.
-class Unmasked {
- public:
-  /// Whether this site has a record; the constructor makes one.
-  static bool exists(const std::filesystem::path& directory) {
-    return std::filesystem::exists(file_in(directory));
-  }
-  Unmasked(const std::filesystem::path& directory, std::int64_t round)
-      : file_(file_in(directory).string()), database_(file_), round_(round) {
-    database_.run(
-        "CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, sites TEXT, made TEXT DEFAULT '')");
-    if (!database_.has_column("unmasked", "made"))  // a file of an earlier version
-      database_.run("ALTER TABLE unmasked ADD COLUMN made TEXT DEFAULT ''");
-  }
-  /// Before anything is sent: a sum with noise is over if this site has helped with one.
-  void check_first(bool noisy) const {
-    auto rows = database_.prepare("SELECT 1 FROM unmasked WHERE round = ?1");
-    if (noisy && rows.bind(round_).next()) refuse_other_noise();
-  }
-  void check(const std::string& sites, const std::string& made, bool noisy) const {
-    auto rows = database_.prepare("SELECT sites, made FROM unmasked WHERE round = ?1");
-    rows.bind(round_);
-    if (!rows.next()) return;
-    require(rows.text(0) == sites,
-            "round {}: the coordinator asks for the sum over {}, and this site helped with the sum over {} "
-            "before: the two would reveal their difference. If you know that this is another federation, "
-            "remove {}",
-            round_ + 1, sites, rows.text(0), file_);
-    require(rows.text(1) == made,
-            "round {}: the coordinator asks for its sum once more, of updates from another model, or scaled, "
-            "weighted or rounded in another way, and this site helped with one before: the two would reveal "
-            "their difference. If you know that this is another federation, remove {}",
-            round_ + 1, file_);
-    if (noisy) refuse_other_noise();
-  }
-  void add(const std::string& sites, const std::string& made) {
-    database_.prepare("INSERT OR IGNORE INTO unmasked VALUES(?1, ?2, ?3)").bind(round_, sites, made).run();
-  }
-
- private:
-  static std::filesystem::path file_in(const std::filesystem::path& directory) {
-    return directory / "unmasked.sqlite";
-  }
-  [[noreturn]] void refuse_other_noise() const {
-    fail(
-        "round {}: the coordinator asks for its sum once more, with other noise, and this site helped with "
-        "one before: the two together would reveal more than was accounted for. If you know that this is "
-        "another "
-        "federation, remove {}",
-        round_ + 1, file_);
-  }
-
-  std::string file_;
-  Database database_;
-  std::int64_t round_;
-};
-
 }  // namespace
 
 std::string Site::exchange(const SiteRound& round, std::int64_t attempt, int kind, const std::string& body) {
@@ -249,8 +182,8 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   const auto told = [&](Message::Kind kind, const Bytes& body) {
     return exchange(round, terms.attempt(), kind, text_of(body));
   };
-  if (Unmasked::exists(options_.directory))
-    Unmasked(options_.directory, round.round).check_first(round.privacy.is_on());
+  RoundRecord record(options_.directory, round.round);
+  record.check_may_join(terms.attempt());
   secure_aggregation::Site site(agreement, static_cast<std::uint32_t>(self), identity, source_);
   const auto roster = Roster::decode(bytes_of(told(Message::ADVERTISE, site.advertise().encode())));
   const Bytes shares = of_others([&] { return site.share(roster).encode(); });
@@ -278,21 +211,22 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
     FileDescriptor(file.string(), O_WRONLY | O_CREAT | O_TRUNC).write(masked.data(), masked.size());
     *header.mutable_update() = to_message(digest_of(file));
     header.set_attempt(terms.attempt());
-    spend();
+    if (site.has_masked()) {  // otherwise nothing of the update is sent
+      record.note_sent(terms.attempt());
+      spend();
+    }
     if (!send(header, file)) throw AttemptOver();
     std::filesystem::remove(file);
+    if (!site.has_masked())
+      throw BadAttempt(
+          "too many sites' shares of secrets cannot be used; the coordinator now knows which, and this site "
+          "has not sent its update");
   }
   const auto survivors = Survivors::decode(bytes_of(told(Message::MASK, {})));
-  std::string names;
-  for (const std::uint32_t one : survivors.sites)
-    names += (names.empty() ? "" : ", ") + (one < agreement.sites.size() ? agreement.sites[one] : "?");
-  const std::string made = fmt::format("{} bytes {}", agreement.values, agreement.ring.width);
-  Unmasked unmasked(options_.directory, round.round);
-  unmasked.check(names, made, round.privacy.is_on());
   const Bytes consent = of_others([&] { return site.consent(survivors).encode(); });
   const auto consents = Consents::decode(bytes_of(told(Message::CONSENT, consent)));
   const Unmasking unmasking = of_others([&] { return site.unmask(consents); });
-  unmasked.add(names, made);
+  record.note_unmasked(terms.attempt());
   told(Message::UNMASK, unmasking.encode());
 }
 

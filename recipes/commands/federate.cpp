@@ -151,14 +151,6 @@ int federate_provision(const ProvisionArguments& arguments) {
             "{}: not one of federation.sites in {}, and no certificate of that name is let in", name,
             arguments.federation);
   const auto requests = requests_of(arguments, federation);
-  if (const std::int64_t sites = std::ssize(federation.sites), enough = (2 * sites + 2) / 3;
-      settings.secure_aggregation.enabled && federation.quorum < enough)
-    fmt::print(
-        stderr,
-        "conclave: warning: federation.quorum = {} of {} sites: with secure aggregation, a coordinator that "
-        "lies could learn the difference of two sums of a round, one of some sites and one of others; {} or "
-        "more prevent that\n",
-        federation.quorum, sites, enough);
 
   for (const std::string& site : arguments.revoke)
     fmt::print("{}: {} certificates are no longer let in\n", site, allowed.remove(site));

@@ -6,7 +6,7 @@
 #include "core/spelling.h"
 #include "federated/identity.h"
 #include "federated/privacy/calibration.h"
-#include "federated/secure_aggregation/ring.h"
+#include "federated/secure_aggregation/agreement.h"
 #include "federated/strategies/strategy.h"
 #include "federated/transport/site.h"
 #include "recipes/settings/federation_fields.h"
@@ -48,6 +48,11 @@ void check_secure_aggregation(const FederationSettings& settings, settings::Chec
                 "secure_aggregation.enabled = true with {} sites: with fewer than 3, each site could compute "
                 "the other's update from the sum",
                 sites);
+  check.require(
+      sites <= secure_aggregation::kMostSites, {"secure_aggregation.enabled", "federation.sites"},
+      "secure_aggregation.enabled = true with {} sites: expected at most {}, so that the terms of a "
+      "sum, which have every site's certificate, fit into a message",
+      sites, secure_aggregation::kMostSites);
   check.require(settings.federation.quorum == 0 || settings.federation.quorum >= 3,
                 {"federation.quorum", "secure_aggregation.enabled"},
                 "{}: secure aggregation needs 3 sites in every round",

@@ -604,31 +604,30 @@ def test_one_sum():
     third = entries("secure_kills")[2]
     assert third["secure_aggregation"] == "skipped" and not third["sites"], third
 
+    # East has sent its update into a later attempt, the others have helped to unmask one. None of them sends anything again.
     with sqlite3.connect("secure/east/unmasked.sqlite") as database:
-        database.execute("UPDATE unmasked SET sites = 'east, north, south'")
+        database.execute("DELETE FROM unmasked")
+        database.execute("INSERT OR REPLACE INTO sent VALUES(0, ?)", (1 << 40,))
     database.close()
     Path("again").mkdir()
     shutil.copy(checkpoints("secure")[0], "again")
-    leader = Started("again/coordinator.log", secure_coordinator("again", "--set=federation.rounds=1", "--set=secure_aggregation.phase_seconds=5"))
+    leader = Started("again/coordinator.log", secure_coordinator("again", "--set=federation.rounds=1"))
     leader.until("listens at port")
     sites = {name: Started(f"again/{name}.log", secure_site(name, "secure")) for name in SECURE_SITES}
-    assert "the two would reveal their difference" in sites.pop("east").ends(1)
-    for one in sites.values():  # a site that helped with the same sum before helps again
-        one.ends()
-    leader.process.send_signal(signal.SIGTERM)  # it would wait a minute for "east" to fetch the result
-    leader.ends()
+    for name, one in sites.items():
+        said = one.ends(1)
+        assert ("expected a higher number" if name == "east" else "this site helped to unmask one before") in said, said
+        assert "masking the update" not in said, said
+    leader.kill()
 
-    # With another clip_norm only longer updates would change, so two sums would expose them. Sums over too few sites are refused, too.
-    for option, message in {"secure_aggregation.clip_norm=1": "scaled, weighted or rounded in another way", "federation.quorum=3": "only into sums of 4 or more"}.items():
-        directory = option.partition("=")[0]
-        Path(directory).mkdir()
-        shutil.copy(checkpoints("secure")[0], directory)
-        leader = Started(f"{directory}/coordinator.log", secure_coordinator(directory, "--set=federation.rounds=1", "--set=federation.quorum=4", f"--set={option}"))
-        leader.until("listens at port")
-        sites = {name: Started(f"{directory}/{name}.log", secure_site(name, "secure", "--set=site.least_sites=4")) for name in SECURE_SITES}
-        for name, one in sites.items():
-            assert (message if name != "east" or "quorum" in option else "reveal their difference") in one.ends(1)
-        leader.kill()
+    # Sums over too few sites are refused, too.
+    Path("few").mkdir()
+    shutil.copy(checkpoints("secure")[0], "few")
+    leader = Started("few/coordinator.log", secure_coordinator("few", "--set=federation.rounds=1"))
+    leader.until("listens at port")
+    for one in [Started(f"few/{name}.log", secure_site(name, "secure", "--set=site.least_sites=4")) for name in SECURE_SITES]:
+        assert "only into sums of 4 or more" in one.ends(1)
+    leader.kill()
 
 
 def test_one_model():
@@ -817,7 +816,7 @@ def test_drawn_again():
     Path("noisy_drawn/west/masked.bin").unlink()
     leader.until("west is gone at sending masked updates")
     # What it sent was spent, although the attempt failed and the update is forgotten, so its ledger must not begin anew elsewhere.
-    run(secure_site("east", "noisy_drawn", "--set=privacy.ledger=elsewhere.sqlite"), 1, ["there were rounds here (spent.txt)", "elsewhere.sqlite, is missing"])
+    run(secure_site("east", "noisy_drawn", "--set=privacy.ledger=elsewhere.sqlite"), 1, ["there were rounds here (", "elsewhere.sqlite, is missing"])
     assert Path("noisy_drawn/east/spent.txt").read_text() == f"{Path('noisy_drawn/east/privacy.sqlite').absolute()}\n"
     for name in ["east", "west"]:
         sites[name] = Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn"))
@@ -843,7 +842,7 @@ def test_noise_once():
     leader = Started("noisy_twice/coordinator.log", secure_coordinator("noisy_twice", *start, "--set=privacy.noise_multiplier=3"))
     leader.until("listens at port")
     for one in [Started(f"noisy_twice/{name}.log", secure_site(name, "noisy_site")) for name in SECURE_SITES]:
-        assert "asks for its sum once more, with other noise" in one.ends(1)
+        assert "asks for its sum once more" in one.ends(1)
     leader.kill()
     for name in SECURE_SITES:  # nothing was sent again, so nothing more is spent
         with sqlite3.connect(f"noisy_site/{name}/privacy.sqlite") as database:
@@ -1127,8 +1126,6 @@ def test_provision():
     moved = run([*provision, "--set=federation.address=elsewhere:9"])
     for name in SITES:  # the kits may already be at the sites
         assert f"pieces/{name}/site.toml: site.address is localhost:" in moved and "federation.address elsewhere:9" in moved, moved
-    low = ["--set=secure_aggregation.enabled=true", '--set=federation.sites=["a", "b", "c", "d", "e", "f"]', "--set=federation.quorum=3", "--set=federation.kits=low"]
-    assert "federation.quorum = 3 of 6 sites" in run([*provision, *low]) and "4 or more" in run([*provision, *low])
     Path("fewer.toml").write_text(FEDERATION.format(port=1).replace('"north", "south"', '"north"'))
     provision[3] = "fewer.toml"
     one = ["--set=federation.sites=lock", "--set=federation.kits=locked", "--set=federation.directory=locked"]
@@ -1148,6 +1145,7 @@ def test_mistakes():
         ('sites = ["a"]\nrounds = 1000000\nlocal_steps = 1000', "are more than the 100000000 steps"),
         ('sites = ["a"]\nround = 2', "the nearest is federation.rounds"),
         ('sites = ["a", "b"]\n[secure_aggregation]\nenabled = true', "each site could compute the other's update"),
+        (f"sites = {[f's{i}' for i in range(4001)]}\n[secure_aggregation]\nenabled = true", "with 4001 sites: expected at most 4000"),
         ('sites = ["a", "b", "c"]\nquorum = 2\n[secure_aggregation]\nenabled = true', "needs 3 sites in every round"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "median"\n[secure_aggregation]\nenabled = true', "looks at each update"),
         ('sites = ["a", "b", "c"]\n[strategy]\nname = "scaffold"\n[secure_aggregation]\nenabled = true', "needs exact control variates"),

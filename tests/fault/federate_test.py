@@ -184,18 +184,18 @@ def check_fedbuff(directory, _):
 
 
 def skipped_rounds(directory):
-    """Returns the rounds without a sum. Checks that every other round has one sum, over the same sites in all records of it."""
+    """Returns the rounds without a sum. Checks that every other round has one sum, of the same attempt in all records of it."""
     found = finished(directory)
     skipped = [entry["round"] for entry in found if entry["secure_aggregation"] == "skipped"]
-    asked = rows(f"{directory}/rounds.sqlite", "SELECT round FROM secure_attempts WHERE unmasked ORDER BY round")
-    assert asked == [(number,) for number in range(ROUNDS)], asked
+    asked = rows(f"{directory}/rounds.sqlite", "SELECT round, number FROM secure_attempts WHERE unmasked ORDER BY round")
+    assert [number for number, _ in asked] == list(range(ROUNDS)), asked
     for entry in found:
         there = sorted(entry["sites"])
         assert bool(there) == (entry["round"] not in skipped), entry
         for name in there:
-            helped = rows(f"{directory}/{name}/unmasked.sqlite", f"SELECT sites FROM unmasked WHERE round = {entry['round'] - 1}")
+            helped = rows(f"{directory}/{name}/unmasked.sqlite", f"SELECT attempt FROM unmasked WHERE round = {entry['round'] - 1}")
             # The coordinator may finish without the last site, which then has no record of the sum yet.
-            assert helped in ([(", ".join(there),)], []), (entry, helped)
+            assert helped in ([asked[entry["round"] - 1][1:]], []), (entry, helped)
     return skipped
 
 

@@ -6,10 +6,13 @@
 #include <openssl/rsa.h>
 
 #include <catch2/catch.hpp>
+#include <ctime>
 #include <fstream>
 #include <memory>
 
 #include "core/error.h"
+#include "federated/file_transfer.h"
+#include "federated/secure_aggregation/agreement.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;
@@ -161,6 +164,15 @@ TEST_CASE("a certificate request without a site's name or a proof of the key is 
   is_refused("longer than 64 KiB");
   std::ofstream(file) << "none";
   is_refused("not a request");
+}
+
+TEST_CASE("certificates of as many sites as there may be fit into the terms of a secure sum") {
+  const TemporaryDirectory folder;
+  const std::string name(63, 'w');
+  CertificateAuthority::create(std::string(64, 'f')).issue(folder.path(), name, 1);
+  const std::string certificate = Kit::read(folder.path(), std::time(nullptr)).certificate;
+  constexpr std::size_t kAround = 16;  // bytes around a name and a certificate
+  CHECK(secure_aggregation::kMostSites * (certificate.size() + name.size() + kAround) < kChunkBytes);
 }
 
 TEST_CASE("a certificate for an invalid site name is refused") {

@@ -136,7 +136,7 @@ TEST_CASE("secure aggregation: sites with different rosters cannot exchange shar
   SharesDelivery delivery{context.digest(), {}};
   delivery.shares.push_back({0, from_first.shares[0].sealed});
   CHECK_THROWS_WITH(round.sites[1].mask(delivery, std::vector<std::int64_t>(3)),
-                    Catch::Contains("shares of 1 sites came, and 4 are needed"));
+                    Catch::Contains("shares of 2 sites came, and 4 are needed"));
 }
 
 // Site 3 of 6 lies about shares, to one site or to all, and may leave afterwards.
@@ -176,6 +176,42 @@ TEST_CASE("secure aggregation: who lies about shares disagrees with the others b
   CHECK(disagreements.at(5) == std::set<std::uint32_t>{3});
   CHECK(round.coordinator.most_liars() == 1);
   CHECK(round.coordinator.cheaters().empty());
+}
+
+// Site 3 of 6 sends shares that nobody can use, and leaves; with it go two others, so too few are left.
+TEST_CASE("secure aggregation: who lied about shares is known also if too few sites are left") {
+  TestRound round(agreement_among(6, 3));
+  round.advertise();
+  for (Site& site : round.sites) {
+    SharesUpload upload = site.share(round.coordinator.roster());
+    for (SealedShares& shares : upload.shares)
+      if (upload.sender == 3) shares.sealed[7] ^= std::byte{1};
+    round.coordinator.receive(upload);
+  }
+  round.coordinator.end_phase();
+  for (const std::uint32_t site : {0, 1, 2})
+    round.coordinator.receive(
+        round.sites[site].mask(round.coordinator.delivery(site), std::vector<std::int64_t>(3)));
+  CHECK_THROWS_WITH(round.coordinator.end_phase(), Catch::Contains("'site 2' and 'site 3'"));
+  CHECK(round.coordinator.disagreements().at(3) == std::set<std::uint32_t>{0, 1, 2});
+}
+
+// Of 4 sites all must stay, so without one other's shares a site has too few.
+TEST_CASE("secure aggregation: a site that can use too few shares says so and sends no vector") {
+  Agreement agreement = agreement_among(4, 3);
+  agreement.least = 4;
+  TestRound round(agreement);
+  round.advertise();
+  round.share();
+  SharesDelivery delivery = round.coordinator.delivery(1);
+  delivery.shares[0].sealed[7] ^= std::byte{1};
+  const MaskedInput input = round.sites[1].mask(delivery, std::vector<std::int64_t>(3));
+  CHECK_FALSE(round.sites[1].has_masked());
+  CHECK(input.packed.size() == 12);
+  CHECK(input.receipts.size() == 2);
+  CHECK(input.expected.size() == 3);
+  CHECK_THROWS_WITH(round.sites[1].consent({delivery.context, {0, 1, 2, 3}}),
+                    Catch::Contains("refused to go on"));
 }
 
 TEST_CASE(

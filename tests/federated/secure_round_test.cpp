@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <ctime>
+#include <future>
 #include <set>
 #include <thread>
 
@@ -31,9 +32,14 @@ std::string_view text_of(const std::vector<std::byte>& bytes) {
 
 // An attempt with all sites, which has just begun.
 struct StartedRound {
-  explicit StartedRound(RoundPrivacy privacy = {})
+  explicit StartedRound(RoundPrivacy privacy = {}, std::int64_t least = 3,
+                        double phase_seconds = kPhaseSeconds)
       : round(folder.path(), database, board,
-              {.enabled = true, .federation = "test", .phase_seconds = kPhaseSeconds, .privacy = privacy},
+              {.enabled = true,
+               .federation = "test",
+               .phase_seconds = phase_seconds,
+               .privacy = privacy,
+               .least = least},
               [this](const std::string& text) { said += text + "\n"; }) {
     const CertificateAuthority authority = CertificateAuthority::create("test");
     const std::filesystem::path model = folder.write("model", "of a round");
@@ -54,7 +60,12 @@ struct StartedRound {
                        .digest = "",
                        .certificate = kits.back().certificate});
     }
-    loop = std::jthread([this] { round.attempt(kWork, kElements, ready); });
+    loop = std::jthread([this] {
+      const auto sum = round.attempt(kWork, kElements, ready, [this] {
+        if (meanwhile) meanwhile();
+      });
+      if (sum) sum_survivors = sum->survivors.size();
+    });
     offer = {.round = 0,
              .base = digest_of(model),
              .update = {},
@@ -64,10 +75,19 @@ struct StartedRound {
              .certificate = "a renewed one"};
     CHECK_FALSE(round.ready(kSites[0], offer, 0, 0, [] { return false; }));  // the attempt has the old one
     offer.certificate = kits[0].certificate;
-    const auto terms = round.ready(kSites[0], offer, 0, kPatience, [] { return false; });
+    get_terms();
+    CHECK(values == sum_values(kWork, SecureOptions().clip_norm, 0, privacy));
+    CHECK(number > begun);  // above the numbers of a federation that began before
+  }
+  ~StartedRound() { round.stop(); }
+
+  /// Waits for the next attempt, and makes the sites for it.
+  void get_terms() {
+    const auto terms = round.ready(kSites[0], offer, number, kPatience, [] { return false; });
     REQUIRE(terms);
-    CHECK(terms->agreement.values == sum_values(kWork, terms->clip_norm, 0, privacy));
+    values = terms->agreement.values;
     number = static_cast<std::int64_t>(terms->agreement.round);
+    sites.clear();
     for (std::uint32_t i = 0; i < kSites.size(); ++i)
       sites.emplace_back(terms->agreement, i,
                          Identity{[this, i](ByteView message) { return sign(kits[i], message); },
@@ -76,7 +96,6 @@ struct StartedRound {
                                   }},
                          random);
   }
-  ~StartedRound() { round.stop(); }
 
   SecureRound::Answer send(std::size_t site, Phase phase, const std::vector<std::byte>& body,
                            double seconds = 0) {
@@ -112,6 +131,7 @@ struct StartedRound {
         std::count_if(begin(all), end(all), [](const auto& entry) { return entry.is_regular_file(); }));
   }
 
+  std::int64_t begun = std::time(nullptr);
   TemporaryDirectory folder;
   Database database{":memory:"};
   RoundBoard board{folder.path(), database};
@@ -122,6 +142,9 @@ struct StartedRound {
   UpdateOffer offer;
   SystemRandom random;
   std::int64_t number = 0;
+  std::string values;
+  std::function<void()> meanwhile = {};  // while the first attempt's sum is unmasked
+  std::size_t sum_survivors = 0;
   std::vector<secure_aggregation::Site> sites;
   std::jthread loop;
 };
@@ -318,6 +341,67 @@ TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left o
   const auto next = test.round.ready(kSites[1], test.offer, test.number, kPatience, [] { return false; });
   REQUIRE(next);
   CHECK(next->agreement.sites == std::vector<std::string>{"north", "south", "west"});
+}
+
+TEST_CASE("SecureRound: a false share is attributed also if all sites must stay") {
+  StartedRound test({}, 4);
+  const auto rosters =
+      test.exchange(Phase::advertise, 0, [&](std::size_t i) { return test.sites[i].advertise().encode(); });
+  const auto deliveries = test.exchange(Phase::share, 0, [&](std::size_t i) {
+    SharesUpload upload = test.sites[i].share(Roster::decode(rosters[i]));
+    if (i == 0) upload.shares[0].sealed[0] ^= std::byte{1};
+    return upload.encode();
+  });
+  for (std::size_t i = 0; i < kSites.size(); ++i) {
+    test.upload(i, test.masked(i, deliveries[i]));
+    CHECK(test.sites[i].has_masked() == (i != 1));
+  }
+  test.loop.join();
+  CHECK_THAT(test.said, Catch::Contains("said to be so, between sites 'east' and 'north'\n"));
+  CHECK_THAT(test.said, !Catch::Contains("is gone"));
+}
+
+TEST_CASE("SecureRound: attempts pause if one site's update is missing again and again") {
+  StartedRound test({}, 4, 1);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    if (attempt > 0) {
+      test.loop = std::jthread([&] { test.round.attempt(kWork, kElements, test.ready); });
+      test.get_terms();
+    }
+    const auto deliveries = test.deliveries();
+    for (std::size_t i = 0; i + 1 < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+    const Clock::time_point began = Clock::now();
+    test.loop.join();
+    if (attempt == 1) CHECK(seconds_since(began) >= 1);  // what is left of the phase, and the pause
+    CHECK_THAT(test.said, Contains("west is gone at sending masked updates"));
+    CHECK((test.said.find("attempts failed without the update of west, and") != std::string::npos) ==
+          (attempt == 1));
+  }
+}
+
+TEST_CASE("SecureRound: other sites are served while the sum is unmasked") {
+  StartedRound test;
+  bool served = false, answered = false, begun = true;
+  test.meanwhile = [&] {
+    auto calls = std::async(std::launch::async, [&] {
+      answered = test.send(0, Phase::consent, {}).state == SecureRound::Answer::State::here;
+      begun = test.round.ready(kSites[0], test.offer, test.number, 0, [] { return false; }).has_value();
+      test.round.stop();
+    });
+    served = calls.wait_for(std::chrono::seconds(5)) == std::future_status::ready;
+    if (!served) std::abort();  // the calls wait for this one, and it for them
+  };
+  const auto deliveries = test.deliveries();
+  for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+  const auto survivors = test.exchange(Phase::mask, 0, [](std::size_t) { return Bytes(); });
+  const auto consents = test.exchange(Phase::consent, 0, [&](std::size_t i) {
+    return test.sites[i].consent(Survivors::decode(survivors[i])).encode();
+  });
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    test.send(i, Phase::unmask, test.sites[i].unmask(Consents::decode(consents[i])).encode());
+  test.loop.join();
+  CHECK((served && answered && !begun));
+  CHECK(test.sum_survivors == kSites.size());
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {

@@ -75,7 +75,7 @@ TEST_CASE("transport: an update of the wrong length is not read or sent") {
   Kit kit = Kit::read(at / "kit", 0);
   const bool expired = GENERATE(false, true);
   if (expired) kit.info.not_after = 1;
-  Site site(
+  conclave::Site site(
       {.address = "127.0.0.1:1", .directory = at, .patience_seconds = 0.1}, kit, [] { return false; },
       [](const auto&) {});
   const std::string update = folder.write("update.f32", std::string(12, '\0'));
