@@ -361,7 +361,11 @@ void add_serve(CLI::App& app, Chosen& chosen) {
           "--log", arguments.http.log,
           "File to which a line of JSON is appended for every request: who, when, what, status, seconds")
       ->check(kNamed);
-  command->add_option("--max-body", connections.limits.body, "Maximum number of bytes in a request's body")
+  command
+      ->add_option(
+          "--max-body", arguments.max_body,
+          "Maximum number of bytes in a request's body (default: 16 MiB; 1 MiB if the model takes no "
+          "images)")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
   command->add_option("--max-connections", connections.connections, "Maximum number of open connections")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));

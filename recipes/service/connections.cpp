@@ -182,6 +182,7 @@ class Connections::Loop {
     return refuser_(status, code, reason, connection.address, connection.frame.head());
   }
   void start_writing(Connection& connection, std::string answer, bool close);
+  void drop_answer(Connection& connection);
   void start_reading(Connection& connection);
   void take_answers();
   void sweep();
@@ -197,8 +198,9 @@ class Connections::Loop {
   const int port_;
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
   Number next_ = 2;
-  std::size_t buffered_ = 0;
-  bool deaf_ = false;  // the listener is not watched until the next sweep
+  std::size_t buffered_ = 0;  // bytes of requests and of answers
+  std::size_t unsent_ = 0;    // the part of them in answers, sent bytes of unfinished ones included
+  bool deaf_ = false;         // the listener is not watched until the next sweep
   Clock::time_point next_sweep_ = Clock::now(), end_began_{};
   std::atomic<std::size_t> open_{0};
   std::atomic<bool> ending_{false};
@@ -402,6 +404,7 @@ void Connections::Loop::close(Number number) {
   const auto found = connections_.find(number);
   if (found == connections_.end()) return;
   buffered_ -= found->second->read.size() + found->second->handed;
+  drop_answer(*found->second);
   connections_.erase(found);
   open_ = connections_.size();
 }
@@ -450,7 +453,7 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
         connection.written += before - rest.size();
         if (result != Channel::Result::done) return waits(result);
         if (!rest.empty()) break;
-        connection.answer.clear();
+        drop_answer(connection);
         if (connection.close) {
           // If the socket were closed at once, bytes that the client still sends would cause a reset, which
           // may destroy the answer before the client has read it.
@@ -523,13 +526,26 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   return true;
 }
 
-// Refuses the connection with the largest incomplete request, which need not be the one that has just sent
-// bytes, so that small requests are still answered.
+// While answers are more than half of what is held, closes the connection whose answer has been there for
+// longest: its client does not read. Then refuses the connection with the largest incomplete request, which
+// need not be the one that has just sent bytes, so that small requests are still answered.
 void Connections::Loop::make_room() {
-  const std::pair<const Number, std::unique_ptr<Connection>>* most = nullptr;
-  for (const auto& one : connections_)
-    if (one.second->phase == Phase::reading && (!most || one.second->read.size() > most->second->read.size()))
-      most = &one;
+  const auto best_of = [&](Phase phase, const auto& better) {
+    const std::pair<const Number, std::unique_ptr<Connection>>* best = nullptr;
+    for (const auto& one : connections_)
+      if (one.second->phase == phase && (!best || better(*one.second, *best->second))) best = &one;
+    return best;
+  };
+  while (buffered_ > options_.buffered && unsent_ > buffered_ / 2) {
+    const auto* const oldest = best_of(Phase::writing, [](const Connection& a, const Connection& b) {
+      return a.deadline < b.deadline;  // as both have had write_seconds
+    });
+    close(oldest->first);
+  }
+  if (buffered_ <= options_.buffered) return;
+  const auto* const most = best_of(
+      Phase::reading, [](const Connection& a, const Connection& b) { return a.read.size() > b.read.size(); });
+  if (!most || most->second->read.empty()) return;
   Connection& connection = *most->second;
   start_writing(connection, refusal(connection, 503, "busy", "too much is being sent; try again"), true);
   watch(most->first, connection, EPOLLOUT);
@@ -539,10 +555,18 @@ void Connections::Loop::start_writing(Connection& connection, std::string answer
   buffered_ -= close ? connection.read.size() : 0;
   if (close) connection.read = {};
   connection.answer = std::move(answer);
+  buffered_ += connection.answer.size();
+  unsent_ += connection.answer.size();
   connection.written = 0;
   connection.close = close;
   connection.phase = Phase::writing;
   connection.deadline = in(options_.write_seconds);
+}
+
+void Connections::Loop::drop_answer(Connection& connection) {
+  buffered_ -= connection.answer.size();
+  unsent_ -= connection.answer.size();
+  connection.answer = {};
 }
 
 void Connections::Loop::start_reading(Connection& connection) {
@@ -566,6 +590,7 @@ void Connections::Loop::take_answers() {
     buffered_ -= std::exchange(connection.handed, 0);
     if (answer) start_writing(connection, std::move(answer->bytes), answer->close);
     if (!answer || connection.gone || !advance(number, connection)) close(number);
+    if (buffered_ > options_.buffered) make_room();
   }
 }
 

@@ -23,8 +23,9 @@ struct ConnectionOptions {
   std::size_t threads = 64;  ///< threads that answer requests
   /// Most open connections. Beyond, a new one replaces an idle one, or one that waits for its client.
   std::size_t connections = 4096;
-  /// Most bytes of all requests that are not yet answered. Beyond, the connection with the largest incomplete
-  /// request is refused.
+  /// Most bytes of all requests that are not yet answered and all answers that are not yet sent. Beyond, the
+  /// kind that has more of them makes room: the connections whose clients have left their answers unread for
+  /// longest are closed, or the one with the largest incomplete request is refused.
   std::size_t buffered = std::size_t{512} << 20;
   double request_seconds = 10;  ///< from the first byte of a request to its last; also for a TLS handshake
   double idle_seconds = 60;     ///< between requests

@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <ctime>
+#include <deque>
 #include <thread>
 #include <vector>
 
@@ -366,6 +367,23 @@ TEST_CASE("requests share a memory limit, including those being answered", "[ser
   CHECK(at_work.receive(6) == "[POST]");
   at_work.send(large("/"));
   CHECK(at_work.receive(6) == "[POST]");
+}
+
+TEST_CASE("answers that clients never read are bounded, and the oldest make room", "[service]") {
+  constexpr std::size_t kAnswer = std::size_t{8} << 20;  // more than sockets hold
+  Running running({.port = 0, .threads = 2, .buffered = 5 * kAnswer / 2, .linger_seconds = 0.05},
+                  [](const WholeRequest&) {
+                    return WholeAnswer{std::string(kAnswer, 'a'), true};
+                  });
+  std::deque<Client> clients;
+  for (int i = 0; i < 6; ++i) {
+    const Client& client = clients.emplace_back(running.connections);
+    client.send(kGet);
+    REQUIRE(client.receive(1) == "a");  // its answer has begun, so it is counted
+  }
+  CHECK(in_time([&] { return running.connections.open() <= 2; }));
+  CHECK(clients.front().receive(kAnswer - 1).size() < kAnswer - 1);
+  CHECK(clients.back().receive(kAnswer - 1).size() == kAnswer - 1);
 }
 
 TEST_CASE("without memory for an answer, only that connection is closed", "[service]") {
