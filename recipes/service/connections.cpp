@@ -115,14 +115,16 @@ struct Connection {
   std::size_t written = 0;
   bool admitted = false;  // Admission has accepted the request that is being read
   bool close = false;     // close the connection once the answer is written
-  bool gone = false;      // the client disconnected while its answer is computed
+  /// WholeRequest::forsaken of the request that is being answered
+  std::shared_ptr<std::atomic<bool>> forsaken;
   Clock::time_point deadline, lingers_until;
   Clock::time_point quiet_since = Clock::now();  // since when an idle connection is idle
   std::uint32_t events = 0;                      // events that epoll watches for
 
   /// Whether a request has begun to arrive and its answer is not sent yet.
   bool owes() const {
-    return phase == Phase::answering || phase == Phase::writing || (phase == Phase::reading && !read.empty());
+    return (phase == Phase::answering && !*forsaken) || phase == Phase::writing ||
+           (phase == Phase::reading && !read.empty());
   }
   bool idle() const { return phase == Phase::reading && read.empty(); }
   bool waits_for_client() const { return phase != Phase::answering && phase != Phase::writing; }
@@ -316,7 +318,7 @@ std::size_t Connections::Loop::run() {
         Connection& connection = *found->second;
         if (connection.phase == Phase::answering) {
           // Only errors and hang-ups are reported in this phase, and they would be reported again and again.
-          connection.gone = true;
+          *connection.forsaken = true;
           watch(connection.channel.descriptor(), number, 0, EPOLL_CTL_DEL);
         } else if (!advance(number, connection)) {
           close(number);
@@ -444,7 +446,7 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
         break;
       }
       case Phase::answering:
-        watch(number, connection, 0);
+        watch(number, connection, EPOLLRDHUP);
         return true;
       case Phase::writing: {
         std::string_view rest = std::string_view(connection.answer).substr(connection.written);
@@ -514,6 +516,7 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
   connection.handed = size;
+  connection.forsaken = request.forsaken;
   request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
   std::list<Exchange> made;
   made.push_back({.number = number, .request = std::move(request)});
@@ -589,7 +592,7 @@ void Connections::Loop::take_answers() {
     Connection& connection = *found->second;
     buffered_ -= std::exchange(connection.handed, 0);
     if (answer) start_writing(connection, std::move(answer->bytes), answer->close);
-    if (!answer || connection.gone || !advance(number, connection)) close(number);
+    if (!answer || *connection.forsaken || !advance(number, connection)) close(number);
     if (buffered_ > options_.buffered) make_room();
   }
 }

@@ -41,6 +41,9 @@ struct WholeRequest {
   bool followed = false;  ///< the client has already sent another complete request behind this one
   bool admitted = false;  ///< Admission has accepted the head
   RequestHead head = {};  ///< parsed from `bytes`
+  /// Set once the client has closed its connection, or only its sending side, before it was answered: the
+  /// answer will not be sent.
+  std::shared_ptr<std::atomic<bool>> forsaken = std::make_shared<std::atomic<bool>>(false);
 };
 
 struct WholeAnswer {

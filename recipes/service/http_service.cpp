@@ -233,6 +233,7 @@ class HttpService::Server : private httplib::Server {
     WholeStream stream(request, client);
     bool closed = false;
     task_ = std::nullopt, status_ = 400, type_ = stream.type, admitted_ = request.admitted;
+    forsaken_ = request.forsaken.get();
     // Decide once, so that the answer's Connection header agrees with what happens. A client that has already
     // sent another request is told only by the answer to its last one.
     const bool closes = request.head.closes || (connections_.ending() && !request.followed);
@@ -240,9 +241,10 @@ class HttpService::Server : private httplib::Server {
     constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";  // Connections has sent it before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
+    if (*forsaken_) status_ = kClientGone;
     const double passed = seconds_since(request.arrived);
     metrics_.answered(task_, status_, passed);
-    note(client, &request.head, status_, passed, stream.answer.size());
+    note(client, &request.head, status_, passed, status_ == kClientGone ? 0 : stream.answer.size());
     return {std::move(stream.answer), closed || !good || closes};
   }
 
@@ -314,7 +316,7 @@ class HttpService::Server : private httplib::Server {
       task_ = task;
       const AnswerWriter& writer =
           outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
-      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}));
+      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}), forsaken_);
       engine_.prepare(job);
       std::future<void> answered = job.answered.get_future();
       if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");
@@ -351,11 +353,12 @@ class HttpService::Server : private httplib::Server {
   const Proxies proxies_;
   RateLimit limit_;
   std::unique_ptr<AccessLog> log_;
-  // These four describe the request that this thread answers.
+  // These five describe the request that this thread answers.
   static thread_local std::optional<TaskKind> task_;
   static thread_local int status_;
   static thread_local std::string_view type_;
   static thread_local bool admitted_;
+  static thread_local const std::atomic<bool>* forsaken_;
   Connections connections_;
 };
 
@@ -363,6 +366,7 @@ thread_local std::optional<TaskKind> HttpService::Server::task_;
 thread_local int HttpService::Server::status_ = 0;
 thread_local std::string_view HttpService::Server::type_;
 thread_local bool HttpService::Server::admitted_ = false;
+thread_local const std::atomic<bool>* HttpService::Server::forsaken_ = nullptr;
 
 HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine,
                          BatchQueue& queue, const Outputs& outputs, Metrics& metrics)

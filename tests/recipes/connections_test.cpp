@@ -173,11 +173,29 @@ TEST_CASE("requests are answered in order, also pipelined ones", "[service]") {
   CHECK(client.receive(5) == "[GET]");
   client.send(kClose);
   CHECK(client.receive(6) == "[GET]");  // then the connection ends
-  const Client half(running.connections);
-  half.send(kHeld);
-  half.finish();
-  held.go_on = true;
-  CHECK(half.receive(6) == "[GET]");
+}
+
+TEST_CASE("a request whose client leaves or stops sending is forsaken", "[service]") {
+  std::atomic<int> begun = 0, forsaken = 0, others = 0;
+  Running running({.port = 0, .threads = 4, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    if (request.bytes.find("held") == std::string::npos) return echo(request);
+    ++begun;
+    in_time([&] { return others == 1 || *request.forsaken; });
+    forsaken += *request.forsaken;
+    return echo(request);
+  });
+  const Client stays(running.connections), half(running.connections);
+  {
+    const Client leaves(running.connections);
+    for (const Client* client : {&stays, &half, &leaves}) client->send(kHeld);
+    half.finish();
+    REQUIRE(in_time([&] { return begun == 3; }));
+  }
+  CHECK(in_time([&] { return forsaken == 2; }));
+  CHECK(half.receive(6).empty());
+  others = 1;
+  CHECK(stays.receive(5) == "[GET]");
+  CHECK(forsaken == 2);
 }
 
 TEST_CASE("at the limit of connections, a new one waits while all others are busy", "[service]") {
