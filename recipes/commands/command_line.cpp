@@ -357,6 +357,12 @@ void add_serve(CLI::App& app, Chosen& chosen) {
                    "Address of a trusted proxy, whose X-Forwarded-For names the client (repeatable)")
       ->allow_extra_args(false);
   command
+      ->add_option("--allow-host", arguments.http.hosts,
+                   "Another name of the service, without a port, that browsers may use (repeatable): for "
+                   "Host, if only this machine can connect and there is no token, and for Origin behind a "
+                   "proxy that replaces Host")
+      ->allow_extra_args(false);
+  command
       ->add_option(
           "--log", arguments.http.log,
           "File to which a line of JSON is appended for every request: who, when, what, status, seconds")

@@ -91,10 +91,20 @@ void allow_descriptors(std::size_t connections) {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-int port_of(int listener) {
+sockaddr_storage bound_address(int listener) {
   sockaddr_storage bound{};
   socklen_t size = sizeof bound;
   ::getsockname(listener, reinterpret_cast<sockaddr*>(&bound), &size);
+  return bound;
+}
+
+bool listens_at_loopback(int listener) {
+  const std::string address = client_address(bound_address(listener));
+  return address.starts_with("127.") || address == "::1";
+}
+
+int port_of(int listener) {
+  sockaddr_storage bound = bound_address(listener);
   return ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in&>(bound).sin_port
                                           : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
 }
@@ -150,6 +160,7 @@ class Connections::Loop {
   ~Loop();
 
   int port() const { return port_; }
+  bool is_local() const { return local_; }
   std::size_t run();
   void renew_certificate();
   void end();
@@ -198,6 +209,7 @@ class Connections::Loop {
   const Admission admission_;
   Descriptor listener_, epoll_, woken_;
   const int port_;
+  const bool local_;
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
   Number next_ = 2;
   std::size_t buffered_ = 0;  // bytes of requests and of answers
@@ -224,7 +236,8 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
       listener_(listen_on(options.host, options.port)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      port_(port_of(listener_.get())) {
+      port_(port_of(listener_.get())),
+      local_(listens_at_loopback(listener_.get())) {
   require(epoll_.get() >= 0 && woken_.get() >= 0, "serve: {}", std::strerror(errno));
   renew_certificate();
   allow_descriptors(options.connections);
@@ -643,6 +656,7 @@ Connections::Connections(const ConnectionOptions& options, Handler handler, Refu
     : loop_(std::make_unique<Loop>(options, std::move(handler), std::move(refuser), std::move(admission))) {}
 Connections::~Connections() = default;
 int Connections::port() const { return loop_->port(); }
+bool Connections::is_local() const { return loop_->is_local(); }
 std::size_t Connections::run() { return loop_->run(); }
 void Connections::renew_certificate() { loop_->renew_certificate(); }
 void Connections::end() { loop_->end(); }

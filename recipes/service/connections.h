@@ -72,6 +72,7 @@ class Connections {
   Connections& operator=(const Connections&) = delete;
 
   int port() const;
+  bool is_local() const;  ///< whether only this machine can connect (it listens at a loopback address)
   /// Serves until end() is called and the requests received by then are answered, or until drain_seconds have
   /// passed since end(). Returns the number of connections that are cut off before their answer was complete.
   std::size_t run();

@@ -104,6 +104,9 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
       wrong(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
     if (same_but_for_case(name, "authorization")) told_.authorization = value;
+    if (same_but_for_case(name, "host")) told_.host = value;
+    if (same_but_for_case(name, "origin")) told_.origin = value;
+    if (same_but_for_case(name, "sec-fetch-site")) told_.fetch_site = value;
     if (same_but_for_case(name, "x-forwarded-for"))
       told_.forwarded.append(told_.forwarded.empty() ? "" : ",").append(value);
     if (same_but_for_case(name, "connection")) {

@@ -16,9 +16,13 @@ struct FrameLimits {
 
 /// The parts of a request's head that are needed before its body has arrived.
 struct RequestHead {
-  std::string method, path;        ///< path: percent-decoded, without the query (?...)
+  std::string method = {};
+  std::string path = {};           ///< percent-decoded, without the query (?...)
   std::string authorization = {};  ///< "" without the header
   std::string forwarded = {};      ///< all X-Forwarded-For headers, joined by commas
+  std::string host = {};           ///< "" without the header
+  std::string origin = {};         ///< Origin; "" without the header
+  std::string fetch_site = {};     ///< Sec-Fetch-Site; "" without the header
   bool closes = false;             ///< the connection is to be closed after the answer
 };
 

@@ -112,6 +112,32 @@ def refusals(service):
     same_as_predict(service)
 
 
+def other_sites(service):
+    """Web pages of other sites, and names that are not the service's, are refused; --allow-host adds a name."""
+    question = {"text": TEXTS[0]}
+
+    def code(service, path="/v1/embed", **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        status, _, body = service.ask("POST", path, json.dumps(question), {"Content-Type": "application/json", **headers})
+        assert status in (200, 403), (status, body)
+        return status == 403 and json.loads(body)["error"]["code"]
+
+    own = f"{service.host}:{service.port}"
+    assert not code(service, Origin=f"http://{own}", Sec_Fetch_Site="same-origin")
+    assert not code(service, Host=f"localhost:{service.port}", Origin=f"http://localhost:{service.port}")
+    assert code(service, Sec_Fetch_Site="cross-site") == code(service, Origin="http://evil.example") == "cross_site"
+    assert code(service, Host="evil.example") == "unknown_host"
+    status, _, body = service.ask("GET", "/v1", headers={"Host": f"evil.example:{service.port}"})
+    assert status == 403 and "--allow-host" in json.loads(body)["error"]["message"], (status, body)
+    run([PROGRAM, "serve", "one", "--allow-host=http://a.example"], status=1, says=["--allow-host http://a.example: expected a name"])
+    with serving("one", "--allow-host=models.example") as named:
+        assert not code(named, Host="models.example", Origin="https://models.example")
+        assert code(named, Host="evil.example") == "unknown_host"
+    with serving("one", "--host=0.0.0.0") as everywhere:
+        assert not code(everywhere, Host="anything.example")
+        assert code(everywhere, Host="anything.example", Origin="http://evil.example") == "cross_site"
+
+
 def forms_that_take_long(service):
     """Forms with headers that would take a regular expression a second each are read fast."""
     header = 'Content-Disposition: form-data; name="' + '";filename="' * 680 + "x\r\n"
@@ -444,6 +470,7 @@ def main():
         same_as_predict(service)
         forms(service)
         refusals(service)
+        other_sites(service)
         forms_that_take_long(service)
         ranges(service)
         loads(service)
