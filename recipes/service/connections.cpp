@@ -195,6 +195,7 @@ class Connections::Loop {
     return refuser_(status, code, reason, connection.address, connection.frame.head());
   }
   void start_writing(Connection& connection, std::string answer, bool close);
+  void skip_empty_lines(Connection& connection);
   void drop_answer(Connection& connection);
   void start_reading(Connection& connection);
   void take_answers();
@@ -454,7 +455,8 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
         const Channel::Result result = connection.channel.read(connection.read);
         buffered_ += connection.read.size() - before;
         if (result != Channel::Result::done) return waits(result);
-        if (!began) connection.deadline = in(options_.request_seconds);
+        skip_empty_lines(connection);
+        if (!began && !connection.read.empty()) connection.deadline = in(options_.request_seconds);
         if (buffered_ > options_.buffered) make_room();
         break;
       }
@@ -528,6 +530,7 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   std::string rest = connection.read.substr(size);  // a copy has no more capacity than it needs
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
+  skip_empty_lines(connection);
   connection.handed = size;
   connection.forsaken = request.forsaken;
   request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
@@ -577,6 +580,13 @@ void Connections::Loop::start_writing(Connection& connection, std::string answer
   connection.close = close;
   connection.phase = Phase::writing;
   connection.deadline = in(options_.write_seconds);
+}
+
+// To be called where `read` has got more bytes or begins another request.
+void Connections::Loop::skip_empty_lines(Connection& connection) {
+  const std::size_t size = RequestFrame::empty_lines(connection.read);
+  connection.read.erase(0, size);
+  buffered_ -= size;
 }
 
 void Connections::Loop::drop_answer(Connection& connection) {

@@ -19,13 +19,17 @@
 namespace conclave::service {
 namespace {
 
-// The request line and the headers without two headers that httplib must not see:
+// The request line, with the target instead of a whole URL, and the headers without two headers that httplib
+// must not see:
 // - Range, which a server may ignore (RFC 9110, section 14.2). httplib would answer a thousand ranges with a
 //   thousand copies, and would cut answers to queries.
 // - Content-Type, which goes to `type`. httplib parses forms with a regular expression that needs hours for
 //   some inputs.
-std::string seen_by_httplib(std::string_view head, std::string& type) {
-  std::string kept;
+std::string seen_by_httplib(std::string_view head, const RequestHead& parsed, std::string& type) {
+  const std::size_t line = head.find("\r\n");
+  std::string kept = parsed.method + " " + parsed.target;
+  kept.append(head.substr(0, line + 2).substr(head.rfind(' ', line)));
+  head.remove_prefix(line + 2);
   while (!head.empty()) {
     const std::string_view line = head.substr(0, head.find("\r\n"));
     const std::size_t size = std::min(head.size(), line.size() + 2), colon = line.find(':');
@@ -46,7 +50,7 @@ class WholeStream : public httplib::Stream {
       : client_(std::move(client)),
         body_(std::string_view(request.bytes).substr(request.bytes.find("\r\n\r\n") + 4)),
         head_(seen_by_httplib(std::string_view(request.bytes).substr(0, request.bytes.size() - body_.size()),
-                              type)),
+                              request.head, type)),
         rest_of_head_(head_) {}
 
   bool is_readable() const override { return true; }
@@ -214,6 +218,7 @@ class HttpService::Server : private httplib::Server {
       // Admission has counted the request that it admitted.
       const auto refused = refused_at_once(asked_->head, asked_->admitted ? "" : request.remote_addr);
       if (refused) set_error(answer, *refused);
+      answer.set_header("Accept-Ranges", "none");  // httplib says "bytes" where HEAD asks
       return refused ? HandlerResponse::Handled : HandlerResponse::Unhandled;
     });
     set_error_handler([this](const auto& request, auto& answer) { explain(request, answer); });

@@ -98,16 +98,16 @@ def refusals(service):
     for method, path, allowed in (("GET", "/v1/classify", "POST"), ("DELETE", "/v1/embed", "POST"), ("PUT", "/v1", "GET, HEAD")):
         status, headers, _ = service.ask(method, path)
         assert (status, headers["Allow"]) == (405, allowed), (method, path, status)
-    assert raw(b"POST /v1/classify HTTP/1.1\r\nContent-Length\t: 40\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n") == b"HTTP/1.1 400"
+    assert raw(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length\t: 40\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == b"HTTP/1.1 400"
     closing = service.socket()
-    closing.sendall(b"GET /healthz HTTP/1.1\r\nConnection: Close\r\n\r\n")
+    closing.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Close\r\n\r\n")
     assert b"".join(iter(lambda: closing.recv(1000), b"")).endswith(b"alive\n")
     cut = service.post("classify", {"text": " ".join(TEXTS[:50])})
     assert cut["truncated"] and cut["tokens"] == json.loads(service.get("/v1"))["most_tokens"], cut
     assert "truncated" not in service.post("classify", {"text": "a"})
     assert raw(b"\x16\x03\x01\0") == b"HTTP/1.1 400"
-    assert raw(b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n") == b"HTTP/1.1 411"
-    assert raw(b"GET / HTTP/1.1\r\nA: " + b"b" * 100_000) == b"HTTP/1.1 431"
+    assert raw(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n") == b"HTTP/1.1 411"
+    assert raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"b" * 100_000) == b"HTTP/1.1 431"
     assert raw(b"GET / HTTP/3.0\r\n\r\n") == b"HTTP/1.1 505"
     same_as_predict(service)
 
@@ -156,6 +156,9 @@ def ranges(service):
         got = service.ask("GET", "/openapi.json", headers={"Range": asked, "rAnGe": asked[:20]})
         assert (got[0], got[2]) == (whole[0], whole[2]), (asked[:20], got[0], len(got[2]))
     assert service.post("classify", {"text": TEXTS[0]}, headers={"Range": "bytes=0-3"})["class"]
+    assert service.ask("HEAD", "/openapi.json")[1]["Accept-Ranges"] == "none"
+    assert service.ask("GET", f"http://localhost:{service.port}/openapi.json?a")[2] == whole[2]  # as a proxy asks
+    assert service.ask("GET", "http://evil.example/openapi.json")[0] == 403
 
 
 def crowds():
@@ -165,7 +168,7 @@ def crowds():
     with serving("one", "--request-seconds=500") as service:  # longer than the test takes on any machine
         idle = [service.socket() for _ in range(1000)]
         slow = [service.socket() for _ in range(1000)]
-        head = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5\r\n\r\n"
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
         for i in range(20):
             for connection in slow:
                 connection.send(head[i : i + 1])
@@ -241,7 +244,7 @@ def drain(service):
     time.sleep(1)
     half = service.socket()  # a request that began before the signal
     body = json.dumps({"text": TEXTS[0]}).encode()
-    request = b"POST /v1/classify HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     half.sendall(request[:30])
     time.sleep(0.2)
     service.job.send_signal(signal.SIGTERM)
@@ -266,7 +269,7 @@ def cut_off():
     """After --drain-seconds, the service reports how many connections it cut off."""
     with serving("one", "--drain-seconds=1.2") as service:
         half = service.socket()
-        half.sendall(b"POST /v1/classify HTTP/1.1\r\n")
+        half.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n")
         time.sleep(0.1)
         service.job.send_signal(signal.SIGTERM)
         output, _ = service.job.communicate(timeout=30)
@@ -282,7 +285,7 @@ def engine_fails():
         Path("fault").touch()
         connection = service.socket()
         body = b'{"text": "a"}'
-        head = b"POST /v1/classify HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         connection.sendall(head % len(body) + body)
         output, _ = service.job.communicate(timeout=30)
         assert service.job.returncode not in (0, 134) and "forward: the forward pass's own words" in output, output
@@ -314,10 +317,10 @@ def secured():
         for ask in (b"", b"Expect: 100-continue\r\n"):  # the refusal does not wait for the body
             early = service.connect()
             early.connect()
-            early.sock.sendall(b"POST /v1/classify HTTP/1.1\r\n" + ask + b"Content-Length: 1000000\r\n\r\n")
+            early.sock.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n" + ask + b"Content-Length: 1000000\r\n\r\n")
             assert b"HTTP/1.1 401" == early.sock.recv(12), "who has no token may send"
         assert service.get("/healthz") and service.get("/metrics")
-        for head, status in (b"GET HTTP/1.1", b"400"), (b"POST /v1/embed HTTP/1.1\r\nContent-Length: 99999999", b"413"):
+        for head, status in (b"GET HTTP/1.1", b"400"), (b"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999", b"413"):
             early = service.connect()
             early.connect()
             early.sock.sendall(head + b"\r\n\r\n")
@@ -333,7 +336,7 @@ def secured():
         assert asked[:6] == [200, 401, 401, 401, 401, 401] and asked[-1] == 429, asked
         assert log[0]["seconds"] > 0 and log[0]["bytes_out"] > 100 and abs(log[0]["time"] - time.time()) < 100, log[0]
         plain = service.socket()
-        plain.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         try:
             assert not plain.recv(12).startswith(b"HTTP")
         except ConnectionResetError:
