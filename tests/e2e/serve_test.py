@@ -217,6 +217,13 @@ def loads(service):
     run([PROGRAM, "load", url, "--rate=100", "--saturate"], status=2, says=["--rate excludes --saturate"])
 
 
+def bench():
+    """scripts/bench_serve prints how many requests its two services have put into a batch."""
+    told = run([f"{os.environ['CONCLAVE_SOURCE']}/scripts/bench_serve", "one", "--words=5", "--seconds=0.02"])
+    for name in ("conclave_batch_queries_sum", "conclave_batch_rows_count", "conclave_engine_seconds_total"):
+        assert told.count(f"\n{name}") == 2, told
+
+
 def drain(service):
     """After SIGTERM under load, the service answers every request that it has accepted."""
     answered, failed, stop = [], [], threading.Event()
@@ -479,6 +486,7 @@ def main():
         loads(service)
         assert service.metric("conclave_rows_total") > 0
         drain(service)
+    bench()
     crowds()
     too_slow()
     cut_off()
