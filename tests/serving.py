@@ -1,6 +1,7 @@
 """Starts `conclave serve` and sends requests, for tests in Python."""
 
 import base64
+import functools
 import http.client
 import json
 import os
@@ -9,8 +10,46 @@ import socket
 import ssl
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
+
+import jsonschema
 
 from runs import PROGRAM, ranks_of
+
+
+class Document:
+    """openapi.json, which every answer must agree with."""
+
+    def __init__(self, path):
+        self.document = json.loads(Path(path).read_text())
+
+    def resolved(self, node):
+        while "$ref" in node:
+            name = node["$ref"].split("/")[1:]
+            node = functools.reduce(lambda at, key: at[key], name, self.document)
+        return node
+
+    def responses_of(self, method, path):
+        """By status. Other methods get a 405 and other paths a 404, which are not listed one by one."""
+        item = self.document["paths"].get(path, {})
+        operation = item.get("get" if method == "HEAD" else method.lower())
+        if operation:
+            return operation["responses"]
+        return {status: {"$ref": "#/components/responses/Refused"} for status in ("403", "405" if item else "404")}
+
+    def check(self, method, target, status, headers, body):
+        path = "/" + target.split("://")[-1].partition("/")[2].partition("?")[0] if "://" in target else target.partition("?")[0]
+        responses = self.responses_of(method, path)
+        listed = responses.get(str(status)) or (responses.get("default") if status >= 400 else None)
+        assert listed, f"{method} {path[:100]}: status {status} is not in openapi.json"
+        content, kind = self.resolved(listed)["content"], headers["Content-Type"].partition(";")[0]
+        assert kind in content, f"{method} {path[:100]}: {status} with {kind}, which is not in openapi.json"
+        if kind == "application/json" and method != "HEAD":
+            schema = {"components": self.document["components"], **content[kind]["schema"]}
+            jsonschema.Draft202012Validator(schema).validate(json.loads(body))
+
+
+DOCUMENT = Document(Path(os.environ["CONCLAVE_SOURCE"], "recipes/service/openapi.json"))
 
 
 class Service:
@@ -37,6 +76,7 @@ class Service:
         answer = response.status, dict(response.getheaders()), response.read()
         if not connection:
             own.close()
+        DOCUMENT.check(method, path, *answer)
         return answer
 
     def get(self, path, status=200):

@@ -20,10 +20,8 @@ Tensor Linear::operator()(Tape& tape, const Tensor& x, Activation activation) co
 Tensor Linear::part(Tape& tape, const Tensor& x, Index begin, Index end) const {
   require(!tape.recording(), "linear: a part of the weight has no gradient of its own");
   const Tensor bias = bias_ ? bias_->value.rows(begin, end) : Tensor();
-  const Index offsets[] = {0, x.size(0)};
-  const Tensor input = quantizer_ ? quantizer_->input(tape, x, offsets) : x,
-               weight = quantizer_ ? quantizer_->weight(tape, weight_.value) : weight_.value;
-  return functions::linear(tape, input, weight.rows(begin, end), bias);
+  if (quantizer_) return quantizer_->linear_part(tape, x, weight_.value, bias, begin, end);
+  return functions::linear(tape, x, weight_.value.rows(begin, end), bias);
 }
 
 double Linear::flops(Extent& extent) const {

@@ -152,6 +152,22 @@ Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offse
   return functions::grouped_linear(tape, input(tape, x, offsets), offsets, rounded, bias, activation);
 }
 
+Tensor Quantizer::linear_part(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                              Index begin, Index end) {
+  const Index all[] = {0, x.size(0)}, channels = end - begin;
+  if (!multiplies_integers(tape)) {
+    const Tensor rounded = this->weight(tape, weight);
+    return functions::linear(tape, input(tape, x, all), rounded.rows(begin, end), bias);
+  }
+  const Tensor y = tape.empty({x.size(0), channels}, x.dtype());
+  const Scales scales = scales_for(tape, x, all);
+  const ArenaScope scope(tape.arena());
+  const kernels::IntegerWeights& part = packed_part(tape, weight, begin, end);
+  kernels::integer_product(integer_input(tape, x, scales), shared_.options.activation_levels().highest, all,
+                           part, bias.defined() ? bias.reshape({1, channels}) : bias, Activation::none, y);
+  return y;
+}
+
 Tensor Quantizer::convolution(Tape& tape, const Tensor& x, const kernels::Window& window,
                               const Tensor& weight, const Tensor& bias, Activation activation,
                               const Tensor& gain) {
@@ -211,6 +227,19 @@ void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
         gain.defined() ? packed_->scale.reshape({packed_->scale.numel()}).rows(0, gain.numel()) : scale;
   }
   if (gain.defined()) kernels::multiply(channels, gain, channels);
+}
+
+// Like pack(). A part may begin within a panel of the whole weight, so it has panels of its own.
+const kernels::IntegerWeights& Quantizer::packed_part(Tape& tape, const Tensor& weight, Index begin,
+                                                      Index end) {
+  const auto [place, is_new] = parts_.try_emplace({begin, end});
+  kernels::IntegerWeights& part = place->second;
+  if (!is_new) return part;
+  const Tensor rows = channel_rows(tape, weight), scale = weight_scales(tape, rows).rows(begin, end);
+  part = kernels::IntegerWeights::empty(1, end - begin, rows.size(1), tape.device());
+  kernels::pack_weights(rows.rows(begin, end).reshape({1, part.out, part.in}), scale,
+                        shared_.options.weight_levels(), part);
+  return part;
 }
 
 // Observed scales, or memory for the scales of each row. Call it before an ArenaScope: a device copies from

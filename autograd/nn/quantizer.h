@@ -4,6 +4,7 @@
 // rows; their levels begin at zero.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -73,6 +74,9 @@ class Quantizer : public Module {
   /// before the bias; it must be the same in every pass, and is for tapes that do not record.
   Tensor linear(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
                 const Tensor& gain = {});
+  /// linear() with channels [begin, end) of the weight alone, and their bias; for tapes that do not record.
+  Tensor linear_part(Tape& tape, const Tensor& x, const Tensor& weight, const Tensor& bias, Index begin,
+                     Index end);
   /// functions::convolution on rounded inputs and weights, or functions::depthwise if channels are last. The
   /// input has one scale per image, or one for all images.
   Tensor convolution(Tape& tape, const Tensor& x, const kernels::Window& window, const Tensor& weight,
@@ -107,6 +111,7 @@ class Quantizer : public Module {
   kernels::IntegerRows integer_input(Tape& tape, const Tensor& x, const Scales& scales);
   static kernels::IntegerRows integer_rows(Tape& tape, Index rows, Index in, const Scales& scales);
   void pack(Tape& tape, const Tensor& weight, const Tensor& gain);
+  const kernels::IntegerWeights& packed_part(Tape& tape, const Tensor& weight, Index begin, Index end);
   // The index in the weight of element i of a channel.
   Index place(Index channel, Index channels, Index i, Index in) const {
     return channels_last_ ? i * channels + channel : channel * in + i;
@@ -124,6 +129,7 @@ class Quantizer : public Module {
   Parameter* weight_factor_ = nullptr;  // [groups, out] or [out]
   Parameter* input_factor_ = nullptr;   // [groups]
   std::optional<kernels::IntegerWeights> packed_;
+  std::map<std::pair<Index, Index>, kernels::IntegerWeights> parts_;  // by first channel and end
   Tensor depthwise_, depthwise_scale_;  // depthwise only: integers in f32, and their channels' scales
 };
 

@@ -357,11 +357,21 @@ void add_serve(CLI::App& app, Chosen& chosen) {
                    "Address of a trusted proxy, whose X-Forwarded-For names the client (repeatable)")
       ->allow_extra_args(false);
   command
+      ->add_option("--allow-host", arguments.http.hosts,
+                   "Another name of the service, without a port, that browsers may use (repeatable): for "
+                   "Host, if only this machine can connect and there is no token, and for Origin behind a "
+                   "proxy that replaces Host")
+      ->allow_extra_args(false);
+  command
       ->add_option(
           "--log", arguments.http.log,
           "File to which a line of JSON is appended for every request: who, when, what, status, seconds")
       ->check(kNamed);
-  command->add_option("--max-body", connections.limits.body, "Maximum number of bytes in a request's body")
+  command
+      ->add_option(
+          "--max-body", arguments.max_body,
+          "Maximum number of bytes in a request's body (default: 16 MiB; 1 MiB if the model takes no "
+          "images)")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
   command->add_option("--max-connections", connections.connections, "Maximum number of open connections")
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 20));

@@ -105,6 +105,9 @@ struct ServeArguments {
   service::HttpOptions http;
   service::BatchLimits limits;
   std::string token_file;  ///< "": requests need no token
+  /// Bytes of a request's body. Default: 16 MiB, or 1 MiB for a model without images, whose texts have 64 KiB
+  /// at most.
+  std::optional<std::size_t> max_body;
   std::vector<std::string> overrides;
   std::string device = "auto";
 };

@@ -100,7 +100,6 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
           "--certificate and --key: give both, or neither");
   HttpOptions http = arguments.http;
   http.token = token_in(arguments.token_file);
-  http.connections.buffered = std::max(http.connections.buffered, 2 * http.connections.limits.body);
   share_memory();
   DeviceWorld chosen = world_for(arguments.device, session);
   set_threads(0, surroundings, *chosen.world);
@@ -112,6 +111,12 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
     return 0;
   }
 
+  // Escaped in JSON, a text of Inputs::kMostText bytes takes six times as many.
+  constexpr std::size_t kMostOfTexts = std::size_t{1} << 20;
+  static_assert(kMostOfTexts > 6 * Inputs::kMostText);
+  std::size_t& body = http.connections.limits.body;
+  body = arguments.max_body.value_or(engine.input_shape().image.size() > 0 ? body : kMostOfTexts);
+  http.connections.buffered = std::max(http.connections.buffered, 2 * body);
   // Threads for all requests that can wait or be computed (in two batches, one of which takes steps), a
   // quarter as many for images that wait to be decoded, and some for requests that need neither.
   const auto queries = static_cast<std::size_t>(arguments.limits.waiting + 2 * arguments.limits.jobs);

@@ -24,6 +24,15 @@ bool go_together(const Query& a, const Query& b) {
   return true;
 }
 
+namespace {
+
+void forsake(Job& job) {
+  job.answered.set_exception(std::make_exception_ptr(
+      Refusal(kClientGone, "client_gone", "the client closed its connection before it was answered")));
+}
+
+}  // namespace
+
 BatchQueue::BatchQueue(const BatchLimits& limits) : limits_(limits) {
   require(
       limits.rows >= 1 && limits.jobs >= 1 && limits.waiting >= 1,
@@ -35,6 +44,7 @@ BatchQueue::BatchQueue(const BatchLimits& limits) : limits_(limits) {
 bool BatchQueue::push(Job& job) {
   {
     const std::lock_guard lock(mutex_);
+    drop_forsaken();
     if (closed_ || std::ssize(waiting_) >= limits_.waiting) return false;
     const bool idle = waiting_.empty() && !at_once_.unfinished && !in_steps_.unfinished;
     if (limits_.latency > 0 && !idle && seconds_until(job) > limits_.latency) return false;
@@ -47,7 +57,9 @@ bool BatchQueue::push(Job& job) {
 EngineBatch* BatchQueue::next() {
   std::unique_lock lock(mutex_);
   settle_step();
-  if (!in_steps_.unfinished) changed_.wait(lock, [&] { return closed_ || !waiting_.empty(); });
+  end_forsaken_batch();
+  for (drop_forsaken(); !in_steps_.unfinished && waiting_.empty() && !closed_; drop_forsaken())
+    changed_.wait(lock);
   auto first = waiting_.begin();
   if (in_steps_.unfinished)
     first = owes_step_ || owes_ > 0 ? waiting_.end() : std::ranges::find_if(waiting_, [](const Job* job) {
@@ -58,6 +70,22 @@ EngineBatch* BatchQueue::next() {
   at_work_ = first == waiting_.end() ? &in_steps_ : &begin(**first);
   began_ = Clock::now();
   return &at_work_->batch;
+}
+
+void BatchQueue::drop_forsaken() {
+  std::erase_if(waiting_, [](Job* job) {
+    if (!job->is_forsaken()) return false;
+    forsake(*job);
+    return true;
+  });
+}
+
+// The engine then begins another batch in its place. To be called between steps.
+void BatchQueue::end_forsaken_batch() {
+  if (!in_steps_.unfinished || !std::ranges::all_of(in_steps_.batch.jobs, &Job::is_forsaken)) return;
+  for (Job* job : in_steps_.batch.jobs) forsake(*job);
+  in_steps_.unfinished = in_steps_.batch.under_way = owes_step_ = false;
+  owes_ = 0;
 }
 
 void BatchQueue::end_step() {

@@ -1,6 +1,8 @@
 // Groups queries into batches for the engine. A query that finds the engine idle starts at once. While the
 // engine works, queries wait; the next batch is the query that has waited longest, plus as many other waiting
 // queries, oldest first, as are compatible with it and fit. A batch is packed, so lengths may differ.
+// Forsaken queries fail with a Refusal (499) before they are computed, and a multi-step batch ends early when
+// all its queries are forsaken.
 // While a batch that takes many steps is under way, batches of single-step queries run between its steps.
 // The two kinds share the engine's time: after each single-step batch, the multi-step batch runs for as long
 // as that batch took, and for one step at least.
@@ -57,6 +59,8 @@ class BatchQueue {
 
   static void learn(Pace& pace, TaskKind task, double seconds);
   void settle_step();
+  void drop_forsaken();
+  void end_forsaken_batch();
   Work& begin(const Job& first);
   double seconds_of(TaskKind task, std::int64_t cost) const;
   double seconds_left(const Work& work) const;

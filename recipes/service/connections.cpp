@@ -91,10 +91,20 @@ void allow_descriptors(std::size_t connections) {
   ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-int port_of(int listener) {
+sockaddr_storage bound_address(int listener) {
   sockaddr_storage bound{};
   socklen_t size = sizeof bound;
   ::getsockname(listener, reinterpret_cast<sockaddr*>(&bound), &size);
+  return bound;
+}
+
+bool listens_at_loopback(int listener) {
+  const std::string address = client_address(bound_address(listener));
+  return address.starts_with("127.") || address == "::1";
+}
+
+int port_of(int listener) {
+  sockaddr_storage bound = bound_address(listener);
   return ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in&>(bound).sin_port
                                           : reinterpret_cast<sockaddr_in6&>(bound).sin6_port);
 }
@@ -115,14 +125,16 @@ struct Connection {
   std::size_t written = 0;
   bool admitted = false;  // Admission has accepted the request that is being read
   bool close = false;     // close the connection once the answer is written
-  bool gone = false;      // the client disconnected while its answer is computed
+  /// WholeRequest::forsaken of the request that is being answered
+  std::shared_ptr<std::atomic<bool>> forsaken;
   Clock::time_point deadline, lingers_until;
   Clock::time_point quiet_since = Clock::now();  // since when an idle connection is idle
   std::uint32_t events = 0;                      // events that epoll watches for
 
   /// Whether a request has begun to arrive and its answer is not sent yet.
   bool owes() const {
-    return phase == Phase::answering || phase == Phase::writing || (phase == Phase::reading && !read.empty());
+    return (phase == Phase::answering && !*forsaken) || phase == Phase::writing ||
+           (phase == Phase::reading && !read.empty());
   }
   bool idle() const { return phase == Phase::reading && read.empty(); }
   bool waits_for_client() const { return phase != Phase::answering && phase != Phase::writing; }
@@ -148,6 +160,7 @@ class Connections::Loop {
   ~Loop();
 
   int port() const { return port_; }
+  bool is_local() const { return local_; }
   std::size_t run();
   void renew_certificate();
   void end();
@@ -182,6 +195,8 @@ class Connections::Loop {
     return refuser_(status, code, reason, connection.address, connection.frame.head());
   }
   void start_writing(Connection& connection, std::string answer, bool close);
+  void skip_empty_lines(Connection& connection);
+  void drop_answer(Connection& connection);
   void start_reading(Connection& connection);
   void take_answers();
   void sweep();
@@ -195,10 +210,12 @@ class Connections::Loop {
   const Admission admission_;
   Descriptor listener_, epoll_, woken_;
   const int port_;
+  const bool local_;
   std::unordered_map<Number, std::unique_ptr<Connection>> connections_;
   Number next_ = 2;
-  std::size_t buffered_ = 0;
-  bool deaf_ = false;  // the listener is not watched until the next sweep
+  std::size_t buffered_ = 0;  // bytes of requests and of answers
+  std::size_t unsent_ = 0;    // the part of them in answers, sent bytes of unfinished ones included
+  bool deaf_ = false;         // the listener is not watched until the next sweep
   Clock::time_point next_sweep_ = Clock::now(), end_began_{};
   std::atomic<std::size_t> open_{0};
   std::atomic<bool> ending_{false};
@@ -220,7 +237,8 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
       listener_(listen_on(options.host, options.port)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       woken_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      port_(port_of(listener_.get())) {
+      port_(port_of(listener_.get())),
+      local_(listens_at_loopback(listener_.get())) {
   require(epoll_.get() >= 0 && woken_.get() >= 0, "serve: {}", std::strerror(errno));
   renew_certificate();
   allow_descriptors(options.connections);
@@ -314,7 +332,7 @@ std::size_t Connections::Loop::run() {
         Connection& connection = *found->second;
         if (connection.phase == Phase::answering) {
           // Only errors and hang-ups are reported in this phase, and they would be reported again and again.
-          connection.gone = true;
+          *connection.forsaken = true;
           watch(connection.channel.descriptor(), number, 0, EPOLL_CTL_DEL);
         } else if (!advance(number, connection)) {
           close(number);
@@ -402,6 +420,7 @@ void Connections::Loop::close(Number number) {
   const auto found = connections_.find(number);
   if (found == connections_.end()) return;
   buffered_ -= found->second->read.size() + found->second->handed;
+  drop_answer(*found->second);
   connections_.erase(found);
   open_ = connections_.size();
 }
@@ -436,12 +455,13 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
         const Channel::Result result = connection.channel.read(connection.read);
         buffered_ += connection.read.size() - before;
         if (result != Channel::Result::done) return waits(result);
-        if (!began) connection.deadline = in(options_.request_seconds);
+        skip_empty_lines(connection);
+        if (!began && !connection.read.empty()) connection.deadline = in(options_.request_seconds);
         if (buffered_ > options_.buffered) make_room();
         break;
       }
       case Phase::answering:
-        watch(number, connection, 0);
+        watch(number, connection, EPOLLRDHUP);
         return true;
       case Phase::writing: {
         std::string_view rest = std::string_view(connection.answer).substr(connection.written);
@@ -450,7 +470,7 @@ bool Connections::Loop::take_turns(Number number, Connection& connection) {
         connection.written += before - rest.size();
         if (result != Channel::Result::done) return waits(result);
         if (!rest.empty()) break;
-        connection.answer.clear();
+        drop_answer(connection);
         if (connection.close) {
           // If the socket were closed at once, bytes that the client still sends would cause a reset, which
           // may destroy the answer before the client has read it.
@@ -510,7 +530,9 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   std::string rest = connection.read.substr(size);  // a copy has no more capacity than it needs
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
+  skip_empty_lines(connection);
   connection.handed = size;
+  connection.forsaken = request.forsaken;
   request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
   std::list<Exchange> made;
   made.push_back({.number = number, .request = std::move(request)});
@@ -523,13 +545,26 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   return true;
 }
 
-// Refuses the connection with the largest incomplete request, which need not be the one that has just sent
-// bytes, so that small requests are still answered.
+// While answers are more than half of what is held, closes the connection whose answer has been there for
+// longest: its client does not read. Then refuses the connection with the largest incomplete request, which
+// need not be the one that has just sent bytes, so that small requests are still answered.
 void Connections::Loop::make_room() {
-  const std::pair<const Number, std::unique_ptr<Connection>>* most = nullptr;
-  for (const auto& one : connections_)
-    if (one.second->phase == Phase::reading && (!most || one.second->read.size() > most->second->read.size()))
-      most = &one;
+  const auto best_of = [&](Phase phase, const auto& better) {
+    const std::pair<const Number, std::unique_ptr<Connection>>* best = nullptr;
+    for (const auto& one : connections_)
+      if (one.second->phase == phase && (!best || better(*one.second, *best->second))) best = &one;
+    return best;
+  };
+  while (buffered_ > options_.buffered && unsent_ > buffered_ / 2) {
+    const auto* const oldest = best_of(Phase::writing, [](const Connection& a, const Connection& b) {
+      return a.deadline < b.deadline;  // as both have had write_seconds
+    });
+    close(oldest->first);
+  }
+  if (buffered_ <= options_.buffered) return;
+  const auto* const most = best_of(
+      Phase::reading, [](const Connection& a, const Connection& b) { return a.read.size() > b.read.size(); });
+  if (!most || most->second->read.empty()) return;
   Connection& connection = *most->second;
   start_writing(connection, refusal(connection, 503, "busy", "too much is being sent; try again"), true);
   watch(most->first, connection, EPOLLOUT);
@@ -539,10 +574,25 @@ void Connections::Loop::start_writing(Connection& connection, std::string answer
   buffered_ -= close ? connection.read.size() : 0;
   if (close) connection.read = {};
   connection.answer = std::move(answer);
+  buffered_ += connection.answer.size();
+  unsent_ += connection.answer.size();
   connection.written = 0;
   connection.close = close;
   connection.phase = Phase::writing;
   connection.deadline = in(options_.write_seconds);
+}
+
+// To be called where `read` has got more bytes or begins another request.
+void Connections::Loop::skip_empty_lines(Connection& connection) {
+  const std::size_t size = RequestFrame::empty_lines(connection.read);
+  connection.read.erase(0, size);
+  buffered_ -= size;
+}
+
+void Connections::Loop::drop_answer(Connection& connection) {
+  buffered_ -= connection.answer.size();
+  unsent_ -= connection.answer.size();
+  connection.answer = {};
 }
 
 void Connections::Loop::start_reading(Connection& connection) {
@@ -565,7 +615,8 @@ void Connections::Loop::take_answers() {
     Connection& connection = *found->second;
     buffered_ -= std::exchange(connection.handed, 0);
     if (answer) start_writing(connection, std::move(answer->bytes), answer->close);
-    if (!answer || connection.gone || !advance(number, connection)) close(number);
+    if (!answer || *connection.forsaken || !advance(number, connection)) close(number);
+    if (buffered_ > options_.buffered) make_room();
   }
 }
 
@@ -615,6 +666,7 @@ Connections::Connections(const ConnectionOptions& options, Handler handler, Refu
     : loop_(std::make_unique<Loop>(options, std::move(handler), std::move(refuser), std::move(admission))) {}
 Connections::~Connections() = default;
 int Connections::port() const { return loop_->port(); }
+bool Connections::is_local() const { return loop_->is_local(); }
 std::size_t Connections::run() { return loop_->run(); }
 void Connections::renew_certificate() { loop_->renew_certificate(); }
 void Connections::end() { loop_->end(); }

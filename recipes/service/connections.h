@@ -23,8 +23,9 @@ struct ConnectionOptions {
   std::size_t threads = 64;  ///< threads that answer requests
   /// Most open connections. Beyond, a new one replaces an idle one, or one that waits for its client.
   std::size_t connections = 4096;
-  /// Most bytes of all requests that are not yet answered. Beyond, the connection with the largest incomplete
-  /// request is refused.
+  /// Most bytes of all requests that are not yet answered and all answers that are not yet sent. Beyond, the
+  /// kind that has more of them makes room: the connections whose clients have left their answers unread for
+  /// longest are closed, or the one with the largest incomplete request is refused.
   std::size_t buffered = std::size_t{512} << 20;
   double request_seconds = 10;  ///< from the first byte of a request to its last; also for a TLS handshake
   double idle_seconds = 60;     ///< between requests
@@ -40,6 +41,9 @@ struct WholeRequest {
   bool followed = false;  ///< the client has already sent another complete request behind this one
   bool admitted = false;  ///< Admission has accepted the head
   RequestHead head = {};  ///< parsed from `bytes`
+  /// Set once the client has closed its connection, or only its sending side, before it was answered: the
+  /// answer will not be sent.
+  std::shared_ptr<std::atomic<bool>> forsaken = std::make_shared<std::atomic<bool>>(false);
 };
 
 struct WholeAnswer {
@@ -68,6 +72,7 @@ class Connections {
   Connections& operator=(const Connections&) = delete;
 
   int port() const;
+  bool is_local() const;  ///< whether only this machine can connect (it listens at a loopback address)
   /// Serves until end() is called and the requests received by then are answered, or until drain_seconds have
   /// passed since end(). Returns the number of connections that are cut off before their answer was complete.
   std::size_t run();

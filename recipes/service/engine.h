@@ -1,6 +1,7 @@
 // The middle layer of the service: it turns batches of queries into answers.
 #pragma once
 
+#include <atomic>
 #include <future>
 #include <vector>
 
@@ -10,12 +11,15 @@ namespace conclave::service {
 
 /// A query, its answer, and what the queue needs to know to schedule it.
 struct Job {
-  explicit Job(Query asked) : query(std::move(asked)) {}
+  explicit Job(Query asked, const std::atomic<bool>* forsaken = nullptr)
+      : query(std::move(asked)), forsaken(forsaken) {}
+  bool is_forsaken() const { return forsaken && *forsaken; }
 
   Query query;
   Answer answer;
-  std::int64_t rows = 0;        ///< model rows that the job adds to a batch
-  std::int64_t cost = 0;        ///< estimate of the rows computed in all passes together
+  std::int64_t rows = 0;              ///< model rows that the job adds to a batch
+  std::int64_t cost = 0;              ///< estimate of the rows computed in all passes together
+  const std::atomic<bool>* forsaken;  ///< set once nobody waits for the answer any more; null: never set
   std::promise<void> answered;  ///< set on success or failure; the job may be destroyed right afterwards
 };
 

@@ -14,17 +14,22 @@
 #include "recipes/service/access_log.h"
 #include "recipes/service/client_address.h"
 #include "recipes/service/embedded.h"
+#include "recipes/service/sites.h"
 
 namespace conclave::service {
 namespace {
 
-// The request line and the headers without two headers that httplib must not see:
+// The request line, with the target instead of a whole URL, and the headers without two headers that httplib
+// must not see:
 // - Range, which a server may ignore (RFC 9110, section 14.2). httplib would answer a thousand ranges with a
 //   thousand copies, and would cut answers to queries.
 // - Content-Type, which goes to `type`. httplib parses forms with a regular expression that needs hours for
 //   some inputs.
-std::string seen_by_httplib(std::string_view head, std::string& type) {
-  std::string kept;
+std::string seen_by_httplib(std::string_view head, const RequestHead& parsed, std::string& type) {
+  const std::size_t line = head.find("\r\n");
+  std::string kept = parsed.method + " " + parsed.target;
+  kept.append(head.substr(0, line + 2).substr(head.rfind(' ', line)));
+  head.remove_prefix(line + 2);
   while (!head.empty()) {
     const std::string_view line = head.substr(0, head.find("\r\n"));
     const std::size_t size = std::min(head.size(), line.size() + 2), colon = line.find(':');
@@ -45,7 +50,7 @@ class WholeStream : public httplib::Stream {
       : client_(std::move(client)),
         body_(std::string_view(request.bytes).substr(request.bytes.find("\r\n\r\n") + 4)),
         head_(seen_by_httplib(std::string_view(request.bytes).substr(0, request.bytes.size() - body_.size()),
-                              type)),
+                              request.head, type)),
         rest_of_head_(head_) {}
 
   bool is_readable() const override { return true; }
@@ -82,6 +87,8 @@ const char* reason_of(int status) {
       return "Bad Request";
     case 401:
       return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -153,6 +160,7 @@ class HttpService::Server : private httplib::Server {
         metrics_(metrics),
         token_(std::make_shared<const std::string>(options.token)),
         proxies_(options.proxies),
+        sites_(options.hosts, options.connections.host),
         limit_(options.rate, options.burst),
         log_(options.log.empty() ? nullptr : std::make_unique<AccessLog>(options.log)),
         connections_(
@@ -165,12 +173,13 @@ class HttpService::Server : private httplib::Server {
             },
             [this](const RequestHead& head, const std::string& address) {
               const std::string client = client_of(address, &head);
-              const auto refused = refused_at_once(head.method, head.path, head.authorization, client);
+              const auto refused = refused_at_once(head, client);
               return refused ? refusal(*refused, client, &head) : "";
             }) {
     set_payload_max_length(options.connections.limits.body);
     set_keep_alive_max_count(1'000'000);
     set_keep_alive_timeout(static_cast<time_t>(options.connections.idle_seconds));
+    guards_host_ = options.token.empty() && connections_.is_local();
     route();
   }
 
@@ -206,10 +215,10 @@ class HttpService::Server : private httplib::Server {
     Get("/v1", [this](const auto&, auto& answer) { answer.set_content(facts_text(engine_.facts()), kJson); });
     Post("/v1/([a-z]+)", [this](const auto& request, auto& answer) { answer_query(request, answer); });
     set_pre_routing_handler([this](const auto& request, auto& answer) {
-      const auto refused =
-          refused_at_once(request.method, request.path, request.get_header_value("Authorization"),
-                          admitted_ ? "" : request.remote_addr);  // admission has counted the request
+      // Admission has counted the request that it admitted.
+      const auto refused = refused_at_once(asked_->head, asked_->admitted ? "" : request.remote_addr);
       if (refused) set_error(answer, *refused);
+      answer.set_header("Accept-Ranges", "none");  // httplib says "bytes" where HEAD asks
       return refused ? HandlerResponse::Handled : HandlerResponse::Unhandled;
     });
     set_error_handler([this](const auto& request, auto& answer) { explain(request, answer); });
@@ -232,7 +241,7 @@ class HttpService::Server : private httplib::Server {
     const std::string client = client_of(request.address, &request.head);
     WholeStream stream(request, client);
     bool closed = false;
-    task_ = std::nullopt, status_ = 400, type_ = stream.type, admitted_ = request.admitted;
+    task_ = std::nullopt, status_ = 400, type_ = stream.type, asked_ = &request;
     // Decide once, so that the answer's Connection header agrees with what happens. A client that has already
     // sent another request is told only by the answer to its last one.
     const bool closes = request.head.closes || (connections_.ending() && !request.followed);
@@ -240,9 +249,10 @@ class HttpService::Server : private httplib::Server {
     constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";  // Connections has sent it before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
+    if (*request.forsaken) status_ = kClientGone;
     const double passed = seconds_since(request.arrived);
     metrics_.answered(task_, status_, passed);
-    note(client, &request.head, status_, passed, stream.answer.size());
+    note(client, &request.head, status_, passed, status_ == kClientGone ? 0 : stream.answer.size());
     return {std::move(stream.answer), closed || !good || closes};
   }
 
@@ -270,14 +280,23 @@ class HttpService::Server : private httplib::Server {
 
   // Why the head of a request alone is a reason to refuse it. Counts the request against the rate limit of
   // `client`, unless that is "". Thread-safe.
-  std::optional<Refused> refused_at_once(const std::string& method, const std::string& path,
-                                         std::string_view authorization, const std::string& client) {
+  std::optional<Refused> refused_at_once(const RequestHead& head, const std::string& client) {
+    const std::string &method = head.method, &path = head.path;
     const bool asks_model = path.starts_with("/v1/");
+    if (guards_host_ && !sites_.names(head.host))
+      return Refused{403, "unknown_host",
+                     fmt::format("the service is not known as {}; to give it a name besides localhost, start "
+                                 "it with --allow-host NAME",
+                                 head.host.substr(0, 100))};
+    if (asks_model && sites_.is_elsewhere(head))
+      return Refused{403, "cross_site",
+                     "a page of another site may not ask; if it is the service's own under a name that a "
+                     "proxy has replaced, start the service with --allow-host NAME"};
     if (asks_model) {
       if (const double wait = client.empty() ? 0 : limit_.wait(client); wait > 0)
         return Refused{429, "too_many_requests", "too many requests from this address", "Retry-After",
                        fmt::format("{:.0f}", std::ceil(std::min(wait, 86400.0)))};
-      if (!has_token(authorization))
+      if (!has_token(head.authorization))
         return Refused{401, "unauthorized", "send the token: Authorization: Bearer TOKEN", "WWW-Authenticate",
                        "Bearer"};
     }
@@ -314,7 +333,7 @@ class HttpService::Server : private httplib::Server {
       task_ = task;
       const AnswerWriter& writer =
           outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
-      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}));
+      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}), asked_->forsaken.get());
       engine_.prepare(job);
       std::future<void> answered = job.answered.get_future();
       if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");
@@ -349,20 +368,22 @@ class HttpService::Server : private httplib::Server {
   Metrics& metrics_;
   std::atomic<std::shared_ptr<const std::string>> token_;
   const Proxies proxies_;
+  const Sites sites_;
+  bool guards_host_ = false;  // refuse requests for names that are not the service's
   RateLimit limit_;
   std::unique_ptr<AccessLog> log_;
   // These four describe the request that this thread answers.
   static thread_local std::optional<TaskKind> task_;
   static thread_local int status_;
   static thread_local std::string_view type_;
-  static thread_local bool admitted_;
+  static thread_local const WholeRequest* asked_;
   Connections connections_;
 };
 
 thread_local std::optional<TaskKind> HttpService::Server::task_;
 thread_local int HttpService::Server::status_ = 0;
 thread_local std::string_view HttpService::Server::type_;
-thread_local bool HttpService::Server::admitted_ = false;
+thread_local const WholeRequest* HttpService::Server::asked_ = nullptr;
 
 HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine,
                          BatchQueue& queue, const Outputs& outputs, Metrics& metrics)

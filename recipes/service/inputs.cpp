@@ -23,6 +23,14 @@ using nlohmann::json;
   throw Refusal(status, std::move(code), message);
 }
 
+// At most `size` bytes of `text`, and no part of a character. The JSON parser's messages repeat the whole
+// value that they are about.
+std::string_view beginning(std::string_view text, std::size_t size) {
+  if (text.size() <= size) return text;
+  while (size > 0 && (static_cast<unsigned char>(text[size]) & 0xC0) == 0x80) --size;
+  return text.substr(0, size);
+}
+
 // Throws json::exception where the bytes are not JSON. Limits the depth, because nested values are traversed
 // and destroyed recursively and could overflow the stack. Limits the number of values, because many small
 // ones take thirty times the memory of their text.
@@ -162,7 +170,7 @@ Fields JsonReader::read(const Body& body) const {
   try {
     read = parsed(body.bytes);
   } catch (const json::exception& error) {
-    refuse("bad_json", fmt::format("the body is not JSON: {}", error.what()));
+    refuse("bad_json", fmt::format("the body is not JSON: {}", beginning(error.what(), 200)));
   }
   if (!read.is_object())
     refuse("bad_json", "the body is JSON, but not an object such as {\"text\": \"...\"}");

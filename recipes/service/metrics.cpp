@@ -48,7 +48,8 @@ struct Metrics::Families {
   }
 
   prometheus::Family<prometheus::Counter>& requests =
-      counter("conclave_requests_total", "Requests answered, by task and HTTP status.");
+      counter("conclave_requests_total",
+              "Requests, by task and HTTP status (499: the client left before its answer).");
   prometheus::Family<prometheus::Histogram>& latency =
       histogram("conclave_request_seconds", "Time from a request's last byte to its answer, for status 200.");
   prometheus::Family<prometheus::Histogram>& batch_jobs =

@@ -16,7 +16,8 @@ class Metrics {
   Metrics();
   ~Metrics();
 
-  /// Counts an answered request of any status; `task` is nullopt for paths without a task.
+  /// Counts a request that was answered with any status, or kClientGone; `task` is nullopt for paths without
+  /// a task.
   void answered(std::optional<TaskKind> task, int status, double seconds);
   /// Counts a batch that the engine has answered.
   void computed(std::span<const Job* const> batch, const EngineWork& work);

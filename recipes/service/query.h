@@ -28,6 +28,9 @@ class Refusal : public Error {
   std::string code;
 };
 
+/// The status of a request whose client has gone before it was answered, as nginx logs it; it is never sent.
+constexpr int kClientGone = 499;
+
 /// A query in the model's terms: tokens, and pixels of the shape that the model was trained on.
 struct Query {
   TaskKind task = TaskKind::classify;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 #include "core/text.h"
 
@@ -35,6 +36,18 @@ std::string decoded(std::string_view path) {
   return text;
 }
 
+// The authority and the rest of a request's target, which may be a URL ("http://example.org/v1?a=b"). The
+// authority of any other target is "".
+std::pair<std::string_view, std::string_view> split_target(std::string_view target) {
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (!same_but_for_case(target.substr(0, scheme.size()), scheme)) continue;
+    target.remove_prefix(scheme.size());
+    const std::size_t end = std::min(target.find_first_of("/?"), target.size());
+    return {target.substr(0, end), end == target.size() ? "/" : target.substr(end)};
+  }
+  return {"", target};
+}
+
 // Whether a comma-separated list, such as "keep-alive, TE", contains `item`.
 bool lists(std::string_view list, std::string_view item) {
   while (!list.empty())
@@ -49,8 +62,15 @@ RequestFrame::State RequestFrame::refuse(int status, const char* code, const cha
   return State::refused;
 }
 
+std::size_t RequestFrame::empty_lines(std::string_view bytes) {
+  std::size_t size = 0;
+  while (bytes.substr(size).starts_with("\r\n")) size += 2;
+  return size;
+}
+
 RequestFrame::State RequestFrame::look(std::string_view bytes) {
   if (status_ != 0) return State::refused;
+  if (bytes == "\r") return State::incomplete;
   if (head_ == 0) {
     const std::size_t from = seen_ < 3 ? 0 : seen_ - 3;  // the blank line may begin in bytes seen before
     const std::size_t end = bytes.find("\r\n\r\n", from);
@@ -75,14 +95,18 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
                : refuse(505, "http_version", "this service speaks HTTP/1.1");
   const std::size_t first = line.find(' '), last = line.rfind(' ');
   if (first == last) return refuse(400, "bad_request", "this is not an HTTP request");
-  const std::string_view target = line.substr(first + 1, last - first - 1);
-  told_ = {.method = std::string(line.substr(0, first)), .path = decoded(target.substr(0, target.find('?')))};
+  const auto [authority, target] = split_target(line.substr(first + 1, last - first - 1));
+  told_ = {.method = std::string(line.substr(0, first)),
+           .target = std::string(target.starts_with('?') ? "/" : "").append(target),
+           .path = decoded(target.substr(0, target.find('?')))};
+  if (told_.path.empty()) told_.path = "/";
   bool closes = false, stays = line.ends_with("1.1");
   const auto wrong = [&](int status, const char* code,
                          const char* reason) {  // keep the first error, but read on for X-Forwarded-For
     if (status_ == 0) refuse(status, code, reason);
   };
   std::optional<std::size_t> length;
+  int hosts = 0;
   head.remove_prefix(std::min(head.size(), line.size() + 2));
   while (!head.empty()) {
     const std::string_view header = head.substr(0, head.find("\r\n"));
@@ -104,6 +128,9 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (same_but_for_case(name, "content-encoding") && !same_but_for_case(value, "identity"))
       wrong(415, "unsupported_encoding", "send the body as it is, without a Content-Encoding");
     if (same_but_for_case(name, "authorization")) told_.authorization = value;
+    if (same_but_for_case(name, "host")) ++hosts, told_.host = value;
+    if (same_but_for_case(name, "origin")) told_.origin = value;
+    if (same_but_for_case(name, "sec-fetch-site")) told_.fetch_site = value;
     if (same_but_for_case(name, "x-forwarded-for"))
       told_.forwarded.append(told_.forwarded.empty() ? "" : ",").append(value);
     if (same_but_for_case(name, "connection")) {
@@ -124,6 +151,9 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
       wrong(400, "bad_request", "Content-Length is not a number, or is given twice");
     length = number;
   }
+  if (hosts > 1 || (hosts == 0 && line.ends_with("1.1")))
+    wrong(400, "bad_request", "an HTTP/1.1 request has one Host");
+  if (!authority.empty()) told_.host = authority;
   told_.closes = closes || !stays;
   body_ = length.value_or(0);
   if (body_ > limits_.body) wrong(413, "body_too_large", "the body is too large");

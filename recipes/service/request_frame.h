@@ -16,9 +16,14 @@ struct FrameLimits {
 
 /// The parts of a request's head that are needed before its body has arrived.
 struct RequestHead {
-  std::string method, path;        ///< path: percent-decoded, without the query (?...)
+  std::string method = {};
+  std::string target = {};         ///< path and query (?...), also where the request names a whole URL
+  std::string path = {};           ///< of the target, percent-decoded
   std::string authorization = {};  ///< "" without the header
   std::string forwarded = {};      ///< all X-Forwarded-For headers, joined by commas
+  std::string host = {};           ///< of the URL, or the header; "" without either
+  std::string origin = {};         ///< Origin; "" without the header
+  std::string fetch_site = {};     ///< Sec-Fetch-Site; "" without the header
   bool closes = false;             ///< the connection is to be closed after the answer
 };
 
@@ -28,8 +33,12 @@ class RequestFrame {
  public:
   explicit RequestFrame(const FrameLimits& limits) : limits_(limits) {}
 
+  /// Bytes of empty lines before a request, which are to be ignored (RFC 9112, section 2.2).
+  static std::size_t empty_lines(std::string_view bytes);
+
   enum class State : std::uint8_t { incomplete, complete, refused };
-  /// `bytes`: all bytes received so far, from the first byte of the request.
+  /// `bytes`: all bytes received so far, from the first byte of the request. That byte may also be the first
+  /// of an empty line of which more has not arrived.
   State look(std::string_view bytes);
 
   /// Bytes of a complete request.

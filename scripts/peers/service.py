@@ -20,7 +20,7 @@ import time
 import tomllib
 
 import torch
-from torch_moe import Classifier
+from torch_moe import inference_model
 
 LENGTH, TEXTS, EACH = 128, 50, 25  # tokens per text; texts; requests per turn
 COMMON = "the of a in person small that with or by tree used for large from plant water his as body one".split()
@@ -58,7 +58,7 @@ def main():
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads)}
     draw = random.Random(1)
 
-    model = Classifier(recipe, 26).eval()
+    model = inference_model(recipe, 26)
     tokens = [[draw.randrange(recipe["data"]["vocabulary"]) for _ in range(LENGTH)] for _ in range(TEXTS)]
     inputs = [(torch.tensor([text]), model.wide and model.wide.features([(text, 0)])) for text in tokens]
 

@@ -5,6 +5,7 @@ import base64
 import json
 import struct
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,6 +96,22 @@ def drawings_make_way(service):
     assert answered >= 6, f"{answered} queries were answered while images were drawn"
 
 
+def forsaken(service):
+    """What nobody waits for is not computed, and a drawing that has begun ends early. Such requests are counted as 499."""
+    before = service.metric("conclave_rows_total")
+    body = json.dumps({"text": "Bag", "count": 16, "steps": 16})
+    for _ in range(5):
+        connection = service.connect()
+        connection.request("POST", "/v1/generate", body, {"Content-Type": "application/json"})
+        connection.close()
+    limit = time.monotonic() + 30
+    while 'conclave_requests_total{status="499",task="generate"} 5\n' not in service.get("/metrics"):
+        assert time.monotonic() < limit, service.get("/metrics")
+        time.sleep(0.02)
+    assert service.metric("conclave_rows_total") == before
+    assert service.post("generate", {"text": "Bag", "steps": 1})["images"]
+
+
 def alike(one, other, where=""):
     """Checks that two answers are equal up to rounding."""
     if isinstance(one, dict):
@@ -156,6 +173,7 @@ def main():
     for ranks in (1, 2):
         with serving("slow", ranks=ranks) as service:
             drawings_make_way(service)
+            forsaken(service)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 #include "recipes/service/batch_queue.h"
 
+#include <array>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <deque>
 #include <thread>
@@ -140,6 +142,38 @@ TEST_CASE("a full or closed queue refuses queries, and closing fails waiting one
   CHECK_FALSE(queue.next());
   CHECK(queue.waiting() == 0);
   CHECK_THROWS_AS(last.answered.get_future().get(), Refusal);
+}
+
+TEST_CASE("forsaken queries are never computed and make room for others", "[service]") {
+  BatchQueue queue({.waiting = 3});
+  std::deque<Job> jobs;
+  std::array<std::atomic<bool>, 5> forsaken{};
+  const auto push = [&](std::size_t i, TaskKind task) {
+    return queue.push(jobs.emplace_back(Query{.task = task}, &forsaken[i]));
+  };
+  const auto is_refused = [](Job& job) {
+    try {
+      job.answered.get_future().get();
+    } catch (const Refusal& refused) {
+      return refused.status == kClientGone;
+    }
+    return false;
+  };
+  for (const std::size_t i : {0, 1}) REQUIRE(push(i, TaskKind::caption));
+  step(*queue.next(), 9);
+  for (const std::size_t i : {2, 3, 4}) REQUIRE(push(i, TaskKind::classify));
+  forsaken[0] = forsaken[2] = forsaken[3] = true;
+  CHECK(queue.next()->jobs == std::vector{&jobs[4]});
+  CHECK((is_refused(jobs[2]) && is_refused(jobs[3])));
+  step(*queue.next(), 9);  // one of its queries is still waited for
+  forsaken[1] = true;
+  for (const std::size_t i : {2, 3, 2}) REQUIRE(push(i, TaskKind::classify));
+  REQUIRE(push(4, TaskKind::caption));  // in the place of those that are forsaken
+  CHECK(queue.waiting() == 1);
+  EngineBatch* const batch = queue.next();
+  CHECK(batch->jobs == std::vector{&jobs.back()});
+  CHECK_FALSE(batch->under_way);  // so the engine begins it
+  CHECK((is_refused(jobs[0]) && is_refused(jobs[1])));
 }
 
 TEST_CASE("an idle engine gets a query at once", "[service]") {

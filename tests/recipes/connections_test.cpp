@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <ctime>
+#include <deque>
 #include <thread>
 #include <vector>
 
@@ -150,14 +151,14 @@ class SecureClient {
   std::unique_ptr<SSL, Freed<SSL_free>> tls_;
 };
 
-constexpr std::string_view kGet = "GET / HTTP/1.1\r\n\r\n";
-constexpr std::string_view kPost = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
-constexpr std::string_view kHeld = "GET /held HTTP/1.1\r\n\r\n";
-constexpr std::string_view kClose = "GET /close HTTP/1.1\r\n\r\n";
+constexpr std::string_view kGet = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+constexpr std::string_view kPost = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+constexpr std::string_view kHeld = "GET /held HTTP/1.1\r\nHost: a\r\n\r\n";
+constexpr std::string_view kClose = "GET /close HTTP/1.1\r\nHost: a\r\n\r\n";
 
 // Sends the head of a request with the body "abc". The answer to Expect shows that the head was read.
 void send_head(const Client& client) {
-  client.send("POST / HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+  client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
   REQUIRE(client.receive(25) == "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
@@ -170,20 +171,41 @@ TEST_CASE("requests are answered in order, also pipelined ones", "[service]") {
   client.send(kGet.substr(0, 7));
   client.send(kGet.substr(7));
   CHECK(client.receive(5) == "[GET]");
+  for (const char* line : {"\r", "\n\r\n"}) client.send(line);
+  client.send("\r\n\r\n" + std::string(kPost) + "\r\n" + std::string(kGet));
+  CHECK(client.receive(11) == "[POST][GET]");
   client.send(kClose);
   CHECK(client.receive(6) == "[GET]");  // then the connection ends
-  const Client half(running.connections);
-  half.send(kHeld);
-  half.finish();
-  held.go_on = true;
-  CHECK(half.receive(6) == "[GET]");
+}
+
+TEST_CASE("a request whose client leaves or stops sending is forsaken", "[service]") {
+  std::atomic<int> begun = 0, forsaken = 0, others = 0;
+  Running running({.port = 0, .threads = 4, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    if (request.bytes.find("held") == std::string::npos) return echo(request);
+    ++begun;
+    in_time([&] { return others == 1 || *request.forsaken; });
+    forsaken += *request.forsaken;
+    return echo(request);
+  });
+  const Client stays(running.connections), half(running.connections);
+  {
+    const Client leaves(running.connections);
+    for (const Client* client : {&stays, &half, &leaves}) client->send(kHeld);
+    half.finish();
+    REQUIRE(in_time([&] { return begun == 3; }));
+  }
+  CHECK(in_time([&] { return forsaken == 2; }));
+  CHECK(half.receive(6).empty());
+  others = 1;
+  CHECK(stays.receive(5) == "[GET]");
+  CHECK(forsaken == 2);
 }
 
 TEST_CASE("at the limit of connections, a new one waits while all others are busy", "[service]") {
   Held held;
   Running running({.port = 0, .threads = 4, .connections = 2, .linger_seconds = 0.05}, held.handler());
   const Client first(running.connections), second(running.connections);
-  for (const Client* client : {&first, &second}) client->send("GET /held/close HTTP/1.1\r\n\r\n");
+  for (const Client* client : {&first, &second}) client->send("GET /held/close HTTP/1.1\r\nHost: a\r\n\r\n");
   REQUIRE(held.come_to(2));
   const Client third(running.connections);
   third.send(kGet);
@@ -223,7 +245,8 @@ TEST_CASE("admission is decided before the body is sent", "[service]") {
         return echo(request);
       },
       admission);
-  const std::string asks = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\nAuthorization: ";
+  const std::string asks =
+      "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\nAuthorization: ";
   const Client wrong(running.connections), right(running.connections), whole(running.connections);
   wrong.send(asks + "wrong\r\n\r\n");
   CHECK(wrong.receive(100) == "not you");  // without 100 Continue; then the connection ends
@@ -243,7 +266,7 @@ TEST_CASE("admission is decided before the body is sent", "[service]") {
 TEST_CASE("when buffers are full, the connection with the most bytes is refused", "[service]") {
   Running running({.port = 0, .buffered = 10'000});
   const auto head = [](int size) {
-    return "POST / HTTP/1.1\r\nContent-Length: " + std::to_string(size) + "\r\n\r\n";
+    return "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(size) + "\r\n\r\n";
   };
   const Client large(running.connections), small(running.connections);
   large.send(head(12'000) + std::string(8000, 'a'));
@@ -343,8 +366,9 @@ TEST_CASE("a request has its time of arrival and whether another one follows", "
 
 TEST_CASE("an invalid request is refused", "[service]") {
   Running running({.port = 0, .limits = {.head = 100, .body = 10}, .threads = 1, .linger_seconds = 0.05});
-  for (const auto& [bytes, status] : {std::pair("nonsense\r\n\r\n", "400"),
-                                      std::pair("POST / HTTP/1.1\r\nContent-Length: 11\r\n\r\n", "413")}) {
+  for (const auto& [bytes, status] :
+       {std::pair("nonsense\r\n\r\n", "400"),
+        std::pair("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n", "413")}) {
     const Client client(running.connections);
     client.send(bytes);
     CHECK(client.receive(4) == status);
@@ -355,7 +379,8 @@ TEST_CASE("requests share a memory limit, including those being answered", "[ser
   Held held;
   Running running({.port = 0, .threads = 1, .buffered = 1000, .linger_seconds = 0.05}, held.handler());
   const auto large = [](std::string_view path) {
-    return "POST " + std::string(path) + " HTTP/1.1\r\nContent-Length: 800\r\n\r\n" + std::string(800, 'a');
+    return "POST " + std::string(path) + " HTTP/1.1\r\nHost: a\r\nContent-Length: 800\r\n\r\n" +
+           std::string(800, 'a');
   };
   const Client at_work(running.connections), other(running.connections);
   at_work.send(large("/held"));
@@ -368,6 +393,23 @@ TEST_CASE("requests share a memory limit, including those being answered", "[ser
   CHECK(at_work.receive(6) == "[POST]");
 }
 
+TEST_CASE("answers that clients never read are bounded, and the oldest make room", "[service]") {
+  constexpr std::size_t kAnswer = std::size_t{8} << 20;  // more than sockets hold
+  Running running({.port = 0, .threads = 2, .buffered = 5 * kAnswer / 2, .linger_seconds = 0.05},
+                  [](const WholeRequest&) {
+                    return WholeAnswer{std::string(kAnswer, 'a'), true};
+                  });
+  std::deque<Client> clients;
+  for (int i = 0; i < 6; ++i) {
+    const Client& client = clients.emplace_back(running.connections);
+    client.send(kGet);
+    REQUIRE(client.receive(1) == "a");  // its answer has begun, so it is counted
+  }
+  CHECK(in_time([&] { return running.connections.open() <= 2; }));
+  CHECK(clients.front().receive(kAnswer - 1).size() < kAnswer - 1);
+  CHECK(clients.back().receive(kAnswer - 1).size() == kAnswer - 1);
+}
+
 TEST_CASE("without memory for an answer, only that connection is closed", "[service]") {
   const auto no_memory = [](auto&&...) -> std::string { throw std::bad_alloc(); };
   Running running(
@@ -377,7 +419,7 @@ TEST_CASE("without memory for an answer, only that connection is closed", "[serv
         return echo(request);
       },
       {}, no_memory);
-  for (const char* sent : {"GET /", "nonsense\r\n\r\n", "PUT / HTTP/1.1\r\n\r\n"}) {
+  for (const char* sent : {"GET /", "nonsense\r\n\r\n", "PUT / HTTP/1.1\r\nHost: a\r\n\r\n"}) {
     const Client client(running.connections);
     client.send(sent);
     CHECK(client.receive(1).empty());

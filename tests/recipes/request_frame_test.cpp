@@ -20,17 +20,18 @@ TEST_CASE("a request is complete with the last byte of its body", "[service]") {
   REQUIRE(frame.look(request) == State::complete);
   CHECK(frame.size() == request.size());
   RequestFrame at_once({});
-  REQUIRE(at_once.look(request + "GET / HTTP/1.1\r\n") == State::complete);
+  REQUIRE(at_once.look(request + "GET / HTTP/1.1\r\nHost: a\r\n") == State::complete);
   CHECK(at_once.size() == request.size());
   RequestFrame without_body({});
-  REQUIRE(without_body.look("GET / HTTP/1.1\r\n\r\n") == State::complete);
-  CHECK(without_body.size() == 18);
+  REQUIRE(without_body.look("GET / HTTP/1.1\r\nHost: a\r\n\r\n") == State::complete);
+  CHECK(without_body.size() == 27);
 }
 
 TEST_CASE("the head of a request can be read before the body arrives", "[service]") {
   RequestFrame frame({});
   const std::string head =
-      "POST /v1/classify?format=csv HTTP/1.1\r\nauthorization:  Bearer abc \r\nContent-Length: 3\r\n\r\n";
+      "POST /v1/classify?format=csv HTTP/1.1\r\nHost: a\r\nauthorization:  Bearer abc \r\nContent-Length: "
+      "3\r\n\r\n";
   CHECK(frame.look(head.substr(0, 60)) == State::incomplete);
   CHECK(frame.head() == nullptr);
   CHECK(frame.look(head) == State::incomplete);
@@ -43,14 +44,17 @@ TEST_CASE("the head of a request can be read before the body arrives", "[service
                                      {"/%", "/%"},
                                      {"/%4", "/%4"},
                                      {"/%zz", "/%zz"},
-                                     {"/%41?%42", "/A"}}) {
+                                     {"/%41?%42", "/A"},
+                                     {"http://b.example:80/v1?a=%41", "/v1"},
+                                     {"HTTPS://b.example", "/"},
+                                     {"http://b.example?a", "/"}}) {
     RequestFrame asked({});
-    REQUIRE(asked.look(std::string("GET ") + target + " HTTP/1.1\r\n\r\n") == State::complete);
+    REQUIRE(asked.look(std::string("GET ") + target + " HTTP/1.1\r\nHost: a\r\n\r\n") == State::complete);
     CHECK(std::string(asked.head()->path) == path);
   }
   const auto closes = [](const std::string& version, const std::string& connection) {
     RequestFrame asked({});
-    REQUIRE(asked.look("GET / " + version + "\r\n" + connection + "\r\n") == State::complete);
+    REQUIRE(asked.look("GET / " + version + "\r\nHost: a\r\n" + connection + "\r\n") == State::complete);
     return asked.head()->closes;
   };
   CHECK_FALSE(closes("HTTP/1.1", ""));
@@ -60,6 +64,34 @@ TEST_CASE("the head of a request can be read before the body arrives", "[service
   CHECK(closes("HTTP/1.1", "Connection: close\r\nConnection: keep-alive\r\n"));
   CHECK(closes("HTTP/1.0", ""));
   CHECK_FALSE(closes("HTTP/1.0", "Connection: Keep-Alive\r\n"));
+}
+
+TEST_CASE("a request may name a whole URL, whose host then counts", "[service]") {
+  for (const auto& [url, target] : {std::pair("http://b.example:80/v1?a=%41", "/v1?a=%41"),
+                                    {"HTTPS://b.example:80", "/"},
+                                    {"http://b.example:80?a", "/?a"}}) {
+    RequestFrame frame({});
+    REQUIRE(frame.look(std::string("GET ") + url + " HTTP/1.1\r\nHost: a\r\n\r\n") == State::complete);
+    CHECK(frame.head()->target == target);
+    CHECK(frame.head()->host == "b.example:80");
+  }
+}
+
+TEST_CASE("an HTTP/1.1 request has one Host; empty lines before it are ignored", "[service]") {
+  const std::string host = "Host: a\r\n", get = "GET / HTTP/1.1\r\n", old = "GET / HTTP/1.0\r\n";
+  CHECK(refusal(get + host + "\r\n") == 0);
+  CHECK(refusal(get + "Host:\r\n\r\n") == 0);
+  CHECK(refusal(get + "\r\n") == 400);
+  CHECK(refusal(get + host + "hOST: a\r\n\r\n") == 400);
+  CHECK(refusal(old + "\r\n") == 0);
+  CHECK(refusal(old + host + host + "\r\n") == 400);
+  CHECK(RequestFrame::empty_lines("\r\n\r\nGET") == 4);
+  CHECK(RequestFrame::empty_lines("\r\n\r") == 2);
+  CHECK(RequestFrame::empty_lines("GET\r\n") == 0);
+  RequestFrame torn({});
+  CHECK(torn.look("\r") == State::incomplete);
+  CHECK(torn.look(get + host + "\r\n") == State::complete);
+  CHECK(refusal("\rGET") == 400);
 }
 
 TEST_CASE("X-Forwarded-For is known for refused requests, in any order of headers", "[service]") {
@@ -72,18 +104,18 @@ TEST_CASE("X-Forwarded-For is known for refused requests, in any order of header
                                       {"Content-Length: 1\r\nContent-Length: 2\r\n", 400}})
     for (const std::string& headers : {wrong + proxied, proxied + wrong}) {
       RequestFrame frame({});
-      REQUIRE(frame.look("POST / HTTP/1.1\r\n" + headers + "\r\n") == State::refused);
+      REQUIRE(frame.look("POST / HTTP/1.1\r\nHost: a\r\n" + headers + "\r\n") == State::refused);
       CHECK(frame.status() == status);
       CHECK(frame.head()->forwarded == "192.0.2.7,10.0.0.1");
     }
   RequestFrame torn({});
-  REQUIRE(torn.look("POST / HTTP/1.1\r\n" + proxied + "no header\r\n\r\n") == State::refused);
+  REQUIRE(torn.look("POST / HTTP/1.1\r\nHost: a\r\n" + proxied + "no header\r\n\r\n") == State::refused);
   CHECK(torn.head()->forwarded.empty());  // the proxy's own entry may come later
 }
 
 TEST_CASE("Expect: 100-continue is answered once", "[service]") {
   RequestFrame frame({});
-  const std::string head = "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
+  const std::string head = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
   CHECK(frame.look(head.substr(0, 40)) == State::incomplete);
   CHECK_FALSE(frame.wants_to_be_told());
   CHECK(frame.look(head) == State::incomplete);
@@ -93,11 +125,11 @@ TEST_CASE("Expect: 100-continue is answered once", "[service]") {
 }
 
 TEST_CASE("invalid and too large requests are refused as early as possible", "[service]") {
-  const std::string post = "POST / HTTP/1.1\r\n";
+  const std::string post = "POST / HTTP/1.1\r\nHost: a\r\n";
   CHECK(refusal("\x16\x03\x01 a TLS client") == 400);
-  CHECK(refusal("GET / HTTP/1.1\r\nno header\r\n\r\n") == 400);
-  CHECK(refusal("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n") == 400);
-  CHECK(refusal("GET / HTTP/1.1\r\nA : b\r\n\r\n") == 400);
+  CHECK(refusal("GET / HTTP/1.1\r\nHost: a\r\nno header\r\n\r\n") == 400);
+  CHECK(refusal("GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n folded\r\n\r\n") == 400);
+  CHECK(refusal("GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n") == 400);
   for (const std::string name : {"Content-Length\t", "Content Length", "Content-Length\v", "(a)", "\x80", ""})
     CHECK(refusal(post + name + ": 40\r\n\r\n") == 400);  // other software may read these as Content-Length
   CHECK(refusal("HELLO\r\n\r\n") == 400);
