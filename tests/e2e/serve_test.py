@@ -219,7 +219,7 @@ def loads(service):
 
 def bench():
     """scripts/bench_serve prints how many requests its two services have put into a batch."""
-    told = run([f"{os.environ['CONCLAVE_SOURCE']}/scripts/bench_serve", "one", "--words=5", "--seconds=0.02"])
+    told = run([f"{os.environ['CONCLAVE_SOURCE']}/scripts/bench_serve", "one", "--words=5", "--seconds=0.2"])
     for name in ("conclave_batch_queries_sum", "conclave_batch_rows_count", "conclave_engine_seconds_total"):
         assert told.count(f"\n{name}") == 2, told
 
