@@ -22,6 +22,7 @@ for part in $output; do expect 0 grep -Fx "COPY $part $part" "$launch/Containerf
 mkdir container
 while read -r part; do cp -r "$CONCLAVE_SOURCE/$part" container; done < <(
   sed -n -e '/^COPY scripts\//d' -e 's/^COPY \(.*\) [^ ]*$/\1/p' "$launch/Containerfile" | tr ' ' '\n')
+# shellcheck disable=SC2016  # the build substitutes it
 expect 0 grep -Fe '-DCONCLAVE_CUDA=${CUDA}' "$launch/Containerfile"
 expect 0 cmake -S container -B container/build -DCONCLAVE_TESTS=OFF -DCONCLAVE_CUDA_DRIVER=OFF -DCONCLAVE_NVCC=/bin/true
 says "no CUDA backend: this machine has nvcc, but no driver" "set CONCLAVE_CUDA to ON" "Generating done"
