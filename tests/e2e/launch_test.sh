@@ -7,7 +7,6 @@ export CONCLAVE=$CONCLAVE_PROGRAM
 
 for script in "$launch"/hostfile.sh "$launch"/slurm.sbatch; do
   expect 0 bash -n "$script"
-  if command -v shellcheck >/dev/null; then expect 0 shellcheck --source-path="$CONCLAVE_SOURCE" -x "$script"; fi
   expect 0 bash "$script" --help
   says usage: RECIPE "OPTIONS OF conclave train"
   expect 2 bash "$script"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The scripts' common parts.
+# The scripts' common parts, and what shellcheck says of all scripts.
 source "$CONCLAVE_SOURCE/tests/e2e/lib.sh"
 
 # ---- source_files: in a git repository, also another user's, and in a copy without one
@@ -18,3 +18,11 @@ if ((EUID == 0)); then
   expect 0 names copy
   [[ $output == "core/a.h core/b.cu " ]]
 fi
+
+# ---- shellcheck
+cd "$CONCLAVE_SOURCE"
+# shellcheck source=scripts/common.sh
+source scripts/common.sh
+mapfile -d '' -t scripts < <(source_files '*' | xargs -0 grep -lZIE '^#!.*bash|^# shellcheck shell=bash')
+((${#scripts[@]} >= 25))
+expect 0 shellcheck -x "${scripts[@]}"
