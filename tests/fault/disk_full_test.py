@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs import PROGRAM, checkpoints, command, prepare, ranks_of, run, stop_after, train
+from runs import PROGRAM, checkpoints, command, none_left, prepare, ranks_of, run, stop_after, train
 
 SAVING = ["checkpoint.every=3", "train.steps=9"]
 
@@ -110,11 +110,13 @@ def nothing_is_saved_that_is_not_recorded(ranks, mended):
 def main():
     os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "0"  # else mpirun waits seconds for ranks that have ended
     prepare()
-    saves_at_the_second_try()
+    with none_left():
+        saves_at_the_second_try()
     train(1, "begun", "train.steps=3", "checkpoint.every=3")
     size = checkpoints("begun")[0].stat().st_size
-    nothing_is_saved_that_is_not_recorded(1, mended=False)
-    nothing_is_saved_that_is_not_recorded(2, mended=True)
+    for ranks, mended in ((1, False), (2, True)):
+        with none_left():
+            nothing_is_saved_that_is_not_recorded(ranks, mended)
 
     for ranks in (1, 2):
         for part in (0.05, 0.5, 0.98):
