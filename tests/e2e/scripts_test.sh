@@ -34,6 +34,23 @@ else
   skipped=1
 fi
 
+# ---- setup: Python packages, after an interrupted creation of the venv and in a checkout that was moved
+mkdir -p checkout/scripts checkout/build/venv/bin
+cp "$CONCLAVE_SOURCE"/scripts/{setup,common.sh} checkout/scripts
+touch checkout/scripts/requirements-test.txt
+printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >checkout/build/venv/pyvenv.cfg
+ln -s /usr/bin/python3 checkout/build/venv/bin/python
+export CONCLAVE_SETUP=any
+expect 0 checkout/scripts/setup --test
+says "-m venv" "install"
+expect 0 checkout/scripts/setup --test
+[[ -z $output ]]
+mv checkout moved
+echo "# other versions" >moved/scripts/requirements-test.txt
+expect 0 moved/scripts/setup --test
+says "install"
+[[ $output != *"-m venv"* ]]
+
 # ---- shellcheck
 cd "$CONCLAVE_SOURCE"
 # shellcheck source=scripts/common.sh
