@@ -14,6 +14,22 @@ fail() {
   exit 1
 }
 
+# source_files PATTERN...: the names of this repository's files that match, for xargs -0. Patterns are of names without
+# folders. Called in the repository's root. In a copy of the sources that is no git repository, all folders but build and
+# hidden ones are searched.
+source_files() {
+  local here pattern conditions=(-false)
+  here=$(pwd -P)
+  # safe.directory: otherwise git refuses another user's repository, for example a host's in a container.
+  local git=(git -c safe.directory="$here")
+  if [[ $("${git[@]}" rev-parse --show-toplevel 2>/dev/null) == "$here" ]]; then
+    "${git[@]}" ls-files -z -- "$@"
+    return
+  fi
+  for pattern in "$@"; do conditions+=(-o -name "$pattern"); done
+  find . \( -path './.?*' -o -path ./build \) -prune -o -type f \( "${conditions[@]}" \) -print0
+}
+
 # build PRESET "TARGETS" [CONFIGURE OPTIONS...]
 build() {
   local preset=$1 targets

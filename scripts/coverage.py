@@ -29,9 +29,15 @@ def arguments_of(template):
     return ""
 
 
-def counts_of(data):
+def notes_of(build):
+    """The .gcno files of a build, which the compiler writes. The tests write a .gcda file beside those of which they ran
+    something; gcov counts the lines of the others as 0 runs. A .gcno without an object file is of an earlier build."""
+    return sorted(notes for notes in build.rglob("*.gcno") if notes.with_suffix(".o").exists())
+
+
+def counts_of(notes):
     """Counts of one object file: {file: {line: runs}} and {kernel: threads that ran it}."""
-    said = subprocess.run(["gcov", "--json-format", "--stdout", data.name], cwd=data.parent, stdout=subprocess.PIPE, check=True)
+    said = subprocess.run(["gcov", "--json-format", "--stdout", notes.name], cwd=notes.parent, capture_output=True, check=True)
     result, kernels = defaultdict(lambda: defaultdict(int)), {}
     for text in said.stdout.splitlines():
         told = json.loads(text)
@@ -62,12 +68,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n    ")[0])
     parser.add_argument("build", type=Path)
     build = parser.parse_args().build.resolve()
-    data = sorted(build.rglob("*.gcda"))
-    if not data:
+    if not any(build.rglob("*.gcda")):
         sys.exit(f"coverage: nothing was counted in {build}; scripts/coverage builds it and runs its tests")
     runs, launched = defaultdict(lambda: defaultdict(int)), Counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for counted, kernels in pool.map(counts_of, data):
+        for counted, kernels in pool.map(counts_of, notes_of(build)):
             for kernel, count in kernels.items():  # the linker keeps one of an instance in several files
                 launched[kernel] += count
             for path, lines in counted.items():

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAM = os.environ["CONCLAVE_PROGRAM"]
@@ -132,17 +132,53 @@ def go_on(ranks, directory, whole, step, *options):
     train(ranks, directory, *options, resume=f"{whole}/step-{step:08d}.h5", says=[f"at step {step}"])
 
 
-def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60, status=130):
-    """Runs a training that logs every step, sends the signal once `steps` are logged, and returns the output."""
-    job = subprocess.Popen(
-        [str(argument) for argument in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    metrics = Path(directory, "metrics.jsonl")
-    while not metrics.exists() or metrics.read_text().count("\n") < steps:
-        assert job.poll() is None, job.stdout.read()
-        time.sleep(0.01)
-    job.send_signal(number)
-    output, _ = job.communicate(timeout=timeout)
+def processes_with(mark):
+    """Process ids of those that started with `mark` in their environment."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+@contextmanager
+def none_left():
+    """Within the block, processes start with a mark in their environment. At its end, those that are left are killed:
+    after a failed assertion also ranks, which scripts/run_ranks and mpirun start in sessions of their own."""
+    mark = f"{os.getpid()}.{time.monotonic_ns()}"
+    before = os.environ.get("CONCLAVE_TEST_JOB")
+    os.environ["CONCLAVE_TEST_JOB"] = mark
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CONCLAVE_TEST_JOB"]
+        else:
+            os.environ["CONCLAVE_TEST_JOB"] = before
+        while left := [pid for pid in processes_with(f"CONCLAVE_TEST_JOB={mark}".encode()) if pid != os.getpid()]:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+
+def stop_after(steps, arguments, directory, number=signal.SIGINT, timeout=60, status=130, patience=300):
+    """Runs a training that logs every step, sends the signal once `steps` are logged, and returns the output. The steps
+    may take `patience` seconds, and the end after the signal `timeout`."""
+    with none_left():
+        job = subprocess.Popen(
+            [str(argument) for argument in arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        metrics, deadline = Path(directory, "metrics.jsonl"), time.monotonic() + patience
+        while not metrics.exists() or metrics.read_text().count("\n") < steps:
+            assert job.poll() is None, job.stdout.read()
+            assert time.monotonic() < deadline, f"{steps} steps are not logged in {patience} s: {arguments}"
+            time.sleep(0.01)
+        job.send_signal(number)
+        output, _ = job.communicate(timeout=timeout)
     assert job.returncode == status, f"status {job.returncode}\n{output}"
     assert "interrupted after" in output, output
     return output

@@ -46,6 +46,12 @@ class Gate {
     const std::int64_t takes_;
   };
 
+  /// How many passes wait for room at an open gate.
+  std::size_t waiting() {
+    const std::lock_guard lock(mutex_);
+    return last_turn_ - turn_;
+  }
+
   /// Admits nothing more; waiting passes throw.
   void close() {
     const std::lock_guard lock(mutex_);

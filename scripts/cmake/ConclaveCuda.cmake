@@ -4,13 +4,17 @@ if(CONCLAVE_CUDA STREQUAL OFF)
   return()
 endif()
 
+find_program(CONCLAVE_NVCC nvcc HINTS /usr/local/cuda/bin)
 # Off without a driver: nothing could run the backend, and its kernels take minutes to compile.
 find_library(CONCLAVE_CUDA_DRIVER NAMES libcuda.so.1)
 if(CONCLAVE_CUDA STREQUAL AUTO AND NOT CONCLAVE_CUDA_DRIVER)
+  if(CONCLAVE_NVCC)
+    message(NOTICE "There will be no CUDA backend: this machine has nvcc, but no driver (libcuda.so.1). To build for "
+                   "another machine, set CONCLAVE_CUDA to ON.")
+  endif()
   return()
 endif()
 
-find_program(CONCLAVE_NVCC nvcc HINTS /usr/local/cuda/bin)
 find_path(CONCLAVE_NCCL_INCLUDE nccl.h HINTS /usr/local/cuda/include)
 find_path(CONCLAVE_CUDNN_INCLUDE cudnn.h HINTS /usr/local/cuda/include)
 if(NOT CONCLAVE_NVCC OR NOT CONCLAVE_NCCL_INCLUDE OR NOT CONCLAVE_CUDNN_INCLUDE)

@@ -7,12 +7,24 @@ export CONCLAVE=$CONCLAVE_PROGRAM
 
 for script in "$launch"/hostfile.sh "$launch"/slurm.sbatch; do
   expect 0 bash -n "$script"
-  if command -v shellcheck >/dev/null; then expect 0 shellcheck --source-path="$CONCLAVE_SOURCE" -x "$script"; fi
   expect 0 bash "$script" --help
   says usage: RECIPE "OPTIONS OF conclave train"
   expect 2 bash "$script"
   says usage:
 done
+
+# ---- Containerfile
+expect 0 grep -oP '^add_subdirectory\(\K(?!tests\))[^)]+' "$CONCLAVE_SOURCE/CMakeLists.txt"
+says core federated
+for part in $output; do expect 0 grep -Fx "COPY $part $part" "$launch/Containerfile"; done
+# These files are enough for CMake, and no target needs another one.
+mkdir container
+while read -r part; do cp -r "$CONCLAVE_SOURCE/$part" container; done < <(
+  sed -n -e '/^COPY scripts\//d' -e 's/^COPY \(.*\) [^ ]*$/\1/p' "$launch/Containerfile" | tr ' ' '\n')
+# shellcheck disable=SC2016  # the build substitutes it
+expect 0 grep -Fe '-DCONCLAVE_CUDA=${CUDA}' "$launch/Containerfile"
+expect 0 cmake -S container -B container/build -DCONCLAVE_TESTS=OFF -DCONCLAVE_CUDA_DRIVER=OFF -DCONCLAVE_NVCC=/bin/true
+says "no CUDA backend: this machine has nvcc, but no driver" "set CONCLAVE_CUDA to ON" "Generating done"
 
 for i in {1..200}; do
   echo "{\"text\": \"word$((i % 3)) other$((i % 7)) thing$((i % 3))\", \"label\": \"class $((i % 3))\"}"

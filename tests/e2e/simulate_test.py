@@ -137,6 +137,11 @@ def test_privacy():
     spent = metrics("budget", "privacy/epsilon")
     assert len(spent) == 6 and 2.99 < spent[-1] <= 3, spent
 
+    # The seed does not determine which clients take part.
+    counts = metrics("budget", "train/clients")
+    simulate(1, "members", *PRIVATE, "simulation.rounds=6", "client_privacy.epsilon=3")
+    assert len(counts) == 6 and metrics("members", "train/clients") != counts, counts
+
     stops = ["simulation.rounds=40", "client_privacy.epsilon=2", "client_privacy.noise_multiplier=1.5"]
     simulate(1, "stops", *PRIVATE, *stops, says=["the budget of 2 has no room for the other"])
     spent = metrics("stops", "privacy/epsilon")
@@ -153,15 +158,19 @@ def test_privacy():
 
 
 def test_noise():
-    """If clients learn nothing, a round adds only the noise, drawn once and with the right deviation."""
-    nothing = ["simulation.client_rate=1e-9", "client_privacy.delta=1e-3"]
+    """If clients learn nothing, a round adds only the noise, drawn once and with the right deviation. The seed does not
+    determine it."""
+    nothing = ["simulation.client_rate=1e-9", "client_privacy.delta=1e-3", "client_privacy.clip_norm=2", "client_privacy.noise_multiplier=3"]
     for ranks in (1, 2):
-        simulate(ranks, f"noise{ranks}", *nothing, "client_privacy.clip_norm=2", "client_privacy.noise_multiplier=3")
+        simulate(ranks, f"noise{ranks}", *nothing)
         moved = changes(model(f"noise{ranks}"), model("start"))
         elements = sum(values.size for values in moved.values())
         deviation = norm(moved) / elements**0.5
         assert abs(deviation / (3 * 2 / CLIENTS) - 1) < 6 / (2 * elements) ** 0.5 and elements > 5000, deviation
         assert abs(sum(values.sum() for values in moved.values()) / elements) < 6 * deviation / elements**0.5
+    simulate(1, "noise", *nothing)
+    apart = norm(changes(model("noise"), model("noise1"))) / elements**0.5
+    assert abs(apart / (2**0.5 * deviation) - 1) < 0.1, (apart, deviation)  # independent noise: twice the variance
 
 
 def test_allocations():

@@ -9,10 +9,11 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from runs import PROGRAM, checkpoints, command, prepare, ranks_of, run, stop_after, train
+from runs import PROGRAM, checkpoints, command, none_left, prepare, ranks_of, run, stop_after, train
 
 SAVING = ["checkpoint.every=3", "train.steps=9"]
 
@@ -32,6 +33,24 @@ def goes_on(ranks, directory, reason, largest=None):
     assert [path.name for path in checkpoints(directory)] == ["step-00000003.h5"], checkpoints(directory)
     assert not list(Path(directory).glob("*.tmp")), list(Path(directory).iterdir())
     run([PROGRAM, "inspect", directory, "--verify"], says=["step 3", "every tensor matches its checksum"])
+
+
+def begin(directory):
+    if os.path.isdir(directory) and not os.path.ismount(directory):
+        shutil.rmtree(directory)
+    shutil.copytree("begun", directory, dirs_exist_ok=True)
+
+
+def on_a_full_disk():
+    """A disk with room for one and a half checkpoints. Runs in namespaces of its own."""
+    size = checkpoints("begun")[0].stat().st_size
+    os.mkdir("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2 // 1024}k", "tmpfs", "disk"], check=True)
+    for ranks in (1, 2):
+        begin("disk")
+        goes_on(ranks, "disk", "No space left on device")
+        for path in Path("disk").iterdir():
+            path.unlink()
 
 
 def saves_at_the_second_try():
@@ -91,16 +110,13 @@ def nothing_is_saved_that_is_not_recorded(ranks, mended):
 def main():
     os.environ["OMPI_MCA_odls_base_sigkill_timeout"] = "0"  # else mpirun waits seconds for ranks that have ended
     prepare()
-    saves_at_the_second_try()
+    with none_left():
+        saves_at_the_second_try()
     train(1, "begun", "train.steps=3", "checkpoint.every=3")
     size = checkpoints("begun")[0].stat().st_size
-    nothing_is_saved_that_is_not_recorded(1, mended=False)
-    nothing_is_saved_that_is_not_recorded(2, mended=True)
-
-    def begin(directory):
-        if os.path.isdir(directory) and not os.path.ismount(directory):
-            shutil.rmtree(directory)
-        shutil.copytree("begun", directory, dirs_exist_ok=True)
+    for ranks, mended in ((1, False), (2, True)):
+        with none_left():
+            nothing_is_saved_that_is_not_recorded(ranks, mended)
 
     for ranks in (1, 2):
         for part in (0.05, 0.5, 0.98):
@@ -121,21 +137,9 @@ def main():
         finally:
             os.chmod("read only", 0o755)
 
-    # A disk with room for one and a half checkpoints.
-    os.mkdir("disk")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size * 3 // 2 // 1024}k", "tmpfs", "disk"]
-    if os.geteuid() != 0 or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode != 0:
-        print("no disk can be mounted here: the test of a full one is left out")
-        return
-    try:
-        for ranks in (1, 2):
-            begin("disk")
-            goes_on(ranks, "disk", "No space left on device")
-            for path in Path("disk").iterdir():
-                path.unlink()
-    finally:
-        subprocess.run(["umount", "-l", "disk"], check=True)
+    mounts = [Path(os.environ["CONCLAVE_SOURCE"], "tests/with_mounts.sh"), sys.executable, __file__, "disk"]
+    sys.exit(subprocess.run(mounts).returncode)
 
 
 if __name__ == "__main__":
-    main()
+    on_a_full_disk() if sys.argv[1:] == ["disk"] else main()

@@ -9,6 +9,12 @@
 namespace conclave::service {
 namespace {
 
+void until_waiting(Gate& gate, std::size_t passes) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (gate.waiting() < passes && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  REQUIRE(gate.waiting() == passes);
+}
+
 TEST_CASE("a gate never admits more than its bound, and admits all in the end", "[service]") {
   Gate gate(8, 8);
   std::atomic<std::int64_t> taken = 0, most = 0, passed = 0;
@@ -41,12 +47,12 @@ TEST_CASE("a request above the bound is admitted alone and is not overtaken", "[
       const Gate::Pass all(gate, 100);
       ++in;
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    until_waiting(gate, 1);
     small = std::thread([&] {
       const Gate::Pass some(gate, 1);
       ++in;
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    until_waiting(gate, 2);
     CHECK(in == 0);
     CHECK_THROWS_AS(Gate::Pass(gate, 1), Refusal);  // the limit of waiters is reached
   }
@@ -69,7 +75,7 @@ TEST_CASE("a closed gate admits nothing and ends all waits", "[service]") {
         ++refused;
       }
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    until_waiting(gate, 1);
     gate.close();
     waits.join();
   }
