@@ -58,7 +58,8 @@ class BaseExpert : public Module {
   std::string described() const;
 
  protected:
-  /// A parameter with one slice per expert: [experts on this rank, ...], sharded along dimension 0.
+  /// A parameter with one slice per expert: [experts on this rank, ...], sharded along dimension 0. Other
+  /// parameters, which all experts share, are refused in layers of several kinds.
   Parameter& add_expert_parameter(std::string name, Shape per_expert, Initializer initializer,
                                   bool decay = true);
 

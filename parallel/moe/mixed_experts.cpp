@@ -110,8 +110,15 @@ MixedExperts::MixedExperts(const std::vector<ExpertShare>& shares, const ExpertO
     kind.total = total;
     kinds_.push_back({make_experts(name, kind), before, total, kind.count});
     add_module(shares.size() == 1 ? "" : name, *kinds_.back().experts);
-    for (const auto& [_, parameter] : kinds_.back().experts->named_parameters())
+    for (const auto& [parameter_name, parameter] : kinds_.back().experts->named_parameters()) {
+      // On a rank without experts of the kind, backward would not reach it, and that rank would start its
+      // sum, and all sums after it, at another time than other ranks do.
+      require(parameter->sharded || shares.size() == 1,
+              "experts of kind '{}': parameter {} is not per expert, which works only without other kinds; "
+              "make it by add_expert_parameter()",
+              name, parameter_name);
       if (parameter->sharded) parameters_.push_back({parameter, before + parameter->first_row});
+    }
     before += total;
   }
   for (Kind& kind : kinds_)

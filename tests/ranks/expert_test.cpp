@@ -37,9 +37,25 @@ const ExpertRegistration kScaling{
 TEST_CASE("an unknown kind of expert is refused with the list of those there are", "[expert]") {
   CHECK_THROWS_WITH(make_experts("dense", {}),
                     "no kind of expert is named 'dense'; there are: feed_forward, gated, test_counting, "
-                    "test_noting, test_recurrent, test_scaling");
+                    "test_noting, test_recurrent, test_scaling, test_sharing");
   CHECK(expert_kinds() == std::vector<std::string>{"feed_forward", "gated", "test_counting", "test_noting",
-                                                   "test_recurrent", "test_scaling"});
+                                                   "test_recurrent", "test_scaling", "test_sharing"});
+}
+
+// With one more parameter, which all its experts share.
+struct SharingExperts : BaseExpert {
+  explicit SharingExperts(const ExpertOptions& options) : BaseExpert(options) {
+    add_parameter("shared", {options.hidden}, Initializer::constant(1));
+  }
+  Tensor forward(Tape&, const ExpertInput& input) override { return input.rows; }
+};
+CONCLAVE_REGISTER_EXPERT("test_sharing", SharingExperts);
+
+TEST_CASE("experts may share a parameter only if every rank has experts of their kind", "[expert]") {
+  const ExpertOptions options{.hidden = 4, .ffn = 1, .count = 2, .total = 2};
+  CHECK_NOTHROW(MixedExperts({{"test_sharing", 2}}, options));
+  CHECK_THROWS_WITH(MixedExperts({{"test_sharing", 1}, {"feed_forward", 1}}, options),
+                    Catch::Contains("'test_sharing': parameter shared is not per expert"));
 }
 
 TEST_CASE("a kind of expert registered by a user runs in the layer, divided over the ranks", "[expert]") {
