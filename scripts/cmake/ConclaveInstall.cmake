@@ -9,6 +9,7 @@ target_link_libraries(conclave_all INTERFACE conclave_recipes conclave_transport
 install(TARGETS conclave_all EXPORT ConclaveTargets)
 
 # For plug-ins, which a recipe names in run.plugins:
+#   find_package(Conclave REQUIRED COMPONENTS plugin)
 #   add_library(mine MODULE mine.cpp)
 #   target_link_libraries(mine PRIVATE Conclave::plugin)
 # Headers without libraries: the program has the definitions.
@@ -19,10 +20,11 @@ target_compile_features(conclave_plugin INTERFACE cxx_std_20)
 target_include_directories(conclave_plugin INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/conclave>
   $<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECTORIES>)
-install(TARGETS conclave_plugin EXPORT ConclaveTargets)
+install(TARGETS conclave_plugin EXPORT ConclavePluginTargets)
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/Conclave)
 install(EXPORT ConclaveTargets NAMESPACE Conclave:: DESTINATION ${package})
+install(EXPORT ConclavePluginTargets NAMESPACE Conclave:: DESTINATION ${package})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/ConclaveConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 configure_file(${PROJECT_SOURCE_DIR}/scripts/cmake/ConclaveConfig.cmake ${PROJECT_BINARY_DIR}/ConclaveConfig.cmake @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/ConclaveConfig.cmake
