@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "data/glue.h"
+#include "parallel/moe/balancer.h"
 #include "parallel/moe/mixed_experts.h"
 #include "recipes/corpus/data_sources.h"
 #include "recipes/models/image_encoder.h"
