@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <deque>
 #include <limits>
@@ -209,7 +210,7 @@ struct Coordinator::Parts {
   void begin_private() {
     auto notes = begun_from(nlohmann::json::parse(model->state().metadata));
     if (options.secure.privacy.is_on())
-      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
+      set_mark(notes, MarkKind::rounds, {.unit = std::string(to_string(options.secure.privacy.unit))});
     model->state().metadata = notes.dump();
     note_privacy();
   }
@@ -220,15 +221,16 @@ struct Coordinator::Parts {
     const RoundPrivacy& privacy = options.secure.privacy;
     if (privacy.is_on()) spent = secure.epsilon();
     auto notes = nlohmann::json::parse(model->state().metadata);
-    const auto found = notes.find("round_privacy");
-    if (found == notes.end() || !found->contains("unit")) return;
-    const bool without = found->contains("epsilon") && found->at("epsilon").is_null();
-    (*found)["epsilon"] = privacy.is_on() && !without ? nlohmann::json(spent) : nlohmann::json();
-    (*found)["rounds"] = secure.unmasked_from(0);
+    auto mark = find_mark(notes, MarkKind::rounds);
+    if (!mark || mark->unit.empty()) return;
+    const bool without = mark->epsilon && std::isinf(*mark->epsilon);
+    mark->epsilon = privacy.is_on() && !without ? spent : std::numeric_limits<double>::infinity();
+    mark->count = secure.unmasked_from(0);
     if (privacy.is_on()) {
-      (*found)["delta"] = privacy.delta;
-      (*found)["noise_multiplier"] = privacy.noise_multiplier;
+      mark->delta = privacy.delta;
+      mark->noise_multiplier = privacy.noise_multiplier;
     }
+    set_mark(notes, MarkKind::rounds, *mark);
     model->state().metadata = notes.dump();
   }
 

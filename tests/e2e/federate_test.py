@@ -782,7 +782,7 @@ def test_noise_again():
 
 
     # What was spent changes in the model's metadata from round to round; sites expect that.
-    options[-2:] = ["--set=federation.rounds=2"]
+    options[-2:] = ["--set=federation.rounds=2", "--set=sharing.private=*.moe.*[3]"]
     leader, sites = start_secure("noisy_rounds", *options)
     for one in [*sites.values(), leader]:
         one.ends()
@@ -792,6 +792,16 @@ def test_noise_again():
         with h5py.File(path) as file:
             told = json.loads(file["state/metadata"][()])["round_privacy"]
         assert told == {"unit": "site", "epsilon": spent, "delta": 1e-5, "noise_multiplier": 3, "rounds": rounds}, told
+
+    # A site's own expert was trained without noise, so its model is not private, and has what the common one spent.
+    own = "noisy_rounds/north/training"
+    common = f"the model that it started from: privacy of each site: 2 rounds, epsilon {second:.4f} at delta 1e-05"
+    says = ["privacy of each site: epsilon infinite (noise is in the shared parameters only; what the site kept was trained without noise)", common]
+    run([PROGRAM, "inspect", own], says=says)
+    Path("own.toml").write_text(run([PROGRAM, "inspect", own, "--recipe"]))
+    private = [f"--set=privacy.{key}" for key in ["unit=record", "batch=4", "noise_multiplier=1", "delta=1e-3"]]
+    resumed = [PROGRAM, "train", "own.toml", f"--resume={checkpoints(own)[-1]}", "--set=train.steps=9", "--set=privacy.ledger=", "--set=run.directory=own"]
+    run([*resumed, *private], 1, ["it does not say how many steps", "train.start_from"])
 
 
 def test_drawn_again():
