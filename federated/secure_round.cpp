@@ -184,7 +184,9 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   const std::int64_t round = work.round;
   std::set<std::string> names;
   for (const ReceivedUpdate& update : ready) names.insert(update.site);
+  SiteNames left_out = names;
   names = disputes_.members(round, names, static_cast<std::size_t>(options_.least));
+  std::erase_if(left_out, [&](const std::string& site) { return names.contains(site); });
   std::erase_if(ready, [&](const ReceivedUpdate& update) { return !names.contains(update.site); });
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
@@ -200,12 +202,12 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
-    require(
-        std::ssize(ready) >= options_.least,
-        "{} sites are ready, without those that lied or disagree with others, and "
-        "federation.quorum is {}: provision the federation anew without the sites named above, or start the "
-        "coordinator again with a lower quorum",
-        ready.size(), options_.least);
+    require(std::ssize(ready) >= options_.least,
+            "{} sites are ready{}, and federation.quorum is {}. If no other site is to come, {}{}",
+            ready.size(),
+            left_out.empty() ? "" : fmt::format(", without {} (the log says why)", fmt::join(left_out, ", ")),
+            options_.least, left_out.empty() ? "" : "provision the federation anew without these, or ",
+            start_with_lower_quorum(true));
     const Agreement agreement = agree_among(options_, work, number, sites, elements_of(options_, elements));
     const RoundPrivacy& privacy = options_.privacy;
     const NoisyFormat format = format_of(options_, agreement);

@@ -72,6 +72,14 @@ inline constexpr double kWeightScale = 0.5;
 /// for them and the noise.
 void check_sums(const SecureOptions& options, std::uint64_t elements, std::size_t sites);
 
+/// Advice where too few sites are there. `secure`: with secure aggregation, when each site has a bound of its
+/// own, at first the quorum (secure_site.cpp).
+constexpr std::string_view start_with_lower_quorum(bool secure) {
+  return secure ? "start the coordinator again with a lower federation.quorum, and the sites with a lower "
+                  "site.least_sites, if their owners agree"
+                : "start the coordinator again with a lower federation.quorum";
+}
+
 class SecureRound {
  public:
   using Say = std::function<void(const std::string&)>;

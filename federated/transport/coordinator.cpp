@@ -323,8 +323,8 @@ struct Coordinator::Parts {
       if (strategy->buffer_size() == 0 && admitted > 0 && admitted < quorum)
         say(
             fmt::format("warning: federation.quorum = {}, and {} sites are let in: the round cannot end; "
-                        "start the coordinator again with a lower quorum, or let sites in",
-                        quorum, admitted));
+                        "let sites in, or {}",
+                        quorum, admitted, start_with_lower_quorum(options.secure.enabled)));
       began = std::time(nullptr);
       const auto updates =
           board.wait({.quorum = quorum,
@@ -364,11 +364,11 @@ struct Coordinator::Parts {
     const std::size_t admitted = everyone();
     say(fmt::format(
         "round {} of {} is past its deadline and waits: {} of {} updates came; of the sites that began it, "
-        "{} did not deliver; {}. Start the sites that are missing, or start the coordinator again with a "
-        "lower federation.quorum",
+        "{} did not deliver; {}. Start the sites that are missing, or {}",
         round + 1, options.rounds, progress.updates, options.quorum, missing.empty() ? "none" : missing,
         admitted > 0 ? fmt::format("{} sites are let in", admitted)
-                     : std::string("no site is let in, or the list of those let in cannot be read")));
+                     : std::string("no site is let in, or the list of those let in cannot be read"),
+        start_with_lower_quorum(options.secure.enabled)));
   }
 
   // 0 if the list cannot be read; callers are told about that.

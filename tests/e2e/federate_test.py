@@ -626,7 +626,8 @@ def test_one_sum():
     leader = Started("few/coordinator.log", secure_coordinator("few", "--set=federation.rounds=1"))
     leader.until("listens at port")
     for one in [Started(f"few/{name}.log", secure_site(name, "secure", "--set=site.least_sites=4")) for name in SECURE_SITES]:
-        assert "only into sums of 4 or more" in one.ends(1)
+        said = one.ends(1)
+        assert "only into sums of 4 or more" in said and "start the site again" in said, said
     leader.kill()
 
 

@@ -376,6 +376,35 @@ TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left o
   CHECK(next->agreement.sites == std::vector<std::string>{"north", "south", "west"});
 }
 
+TEST_CASE("SecureRound: if too few sites are ready, only sites that are left out are said to be") {
+  StartedRound test;
+  const bool cheated = GENERATE(false, true);
+  if (cheated) {
+    const auto rosters =
+        test.exchange(Phase::advertise, 0, [&](std::size_t i) { return test.sites[i].advertise().encode(); });
+    const auto deliveries = test.exchange(Phase::share, 0, [&](std::size_t i) {
+      SharesUpload upload = test.sites[i].share(Roster::decode(rosters[i]));
+      if (i == 0)
+        for (SealedShares& shares : upload.shares) shares.sealed[0] ^= std::byte{1};
+      return upload.encode();
+    });
+    for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+    test.loop.join();
+  }
+  test.round.stop();  // without a pause
+  if (!cheated) test.loop.join();
+  test.ready.resize(cheated ? 3 : 2);  // the others are late
+  CHECK_FALSE(test.round.attempt(kWork, kElements, test.ready));
+  CHECK_THAT(
+      test.said,
+      Contains(cheated
+                   ? "2 sites are ready, without east (the log says why), and federation.quorum is "
+                     "3. If no other site is to come, provision the federation anew without these, or"
+                   : "2 sites are ready, and federation.quorum is 3. If no other site is to come, start"));
+  CHECK_THAT(test.said, Contains("lower federation.quorum, and the sites with a lower "
+                                 "site.least_sites, if their owners agree"));
+}
+
 TEST_CASE("SecureRound: a false share is attributed also if all sites must stay") {
   StartedRound test({}, 4);
   const auto rosters =
