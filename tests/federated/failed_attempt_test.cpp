@@ -36,7 +36,7 @@ TEST_CASE("after_failure: absences count from the phase on in which updates were
   }
 }
 
-TEST_CASE("after_failure: nobody is blamed in a dispute, an outage or for the coordinator's failure") {
+TEST_CASE("after_failure: a dispute, an outage or the coordinator's own failure blames nobody") {
   const Absences before{{"z", 2}};
   const AfterFailure disputed =
       after_failure({.phase = Phase::mask, .sites = kFour, .absent = {"a"}, .disputed = true}, before, 4);
@@ -47,7 +47,7 @@ TEST_CASE("after_failure: nobody is blamed in a dispute, an outage or for the co
   CHECK((own.absences == before && own.wait && !own.outage));
 }
 
-TEST_CASE("after_failure: a site that was left out gets nearer to its seat when a member is absent") {
+TEST_CASE("after_failure: if a member is absent, sites that were left out get nearer to seats") {
   const AfterFailure after =
       fail_at(Phase::consent, {"a"}, {{"a", 1}, {"b", 1}, {"z", 3}}, 2, {"a", "b", "c"});
   CHECK(after.absences == Absences{{"a", 2}, {"b", 1}, {"z", 2}});

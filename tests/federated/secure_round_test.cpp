@@ -376,7 +376,7 @@ TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left o
   CHECK(next->agreement.sites == std::vector<std::string>{"north", "south", "west"});
 }
 
-TEST_CASE("SecureRound: if too few sites are ready, only sites that are left out are said to be") {
+TEST_CASE("SecureRound: if too few are ready, only sites that are left out are said to be") {
   StartedRound test;
   const bool cheated = GENERATE(false, true);
   if (cheated) {
@@ -440,7 +440,7 @@ TEST_CASE("SecureRound: attempts pause if one site that is needed is gone again 
   CHECK(test.round.unmasked(0) == (phase == Phase::unmask));
 }
 
-TEST_CASE("SecureRound: a site that is gone at consent again and again is left out if it can be") {
+TEST_CASE("SecureRound: a site gone at consent again and again is left out if it can be") {
   StartedRound test;
   test.fail_without({"south", "west"}, Phase::consent);
   test.begin_again();
