@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <iterator>
 
-#include "federated/random_source.h"
-
 namespace conclave {
 
 void Disputes::note(std::int64_t round, const std::vector<std::string>& sites,
@@ -52,32 +50,20 @@ std::size_t Disputes::needed(Names sites) const {
   }
 }
 
-void Disputes::note_absent(const Names& sites) {
-  for (const std::string& site : sites) ++absences_[site];
+AfterFailure Disputes::note_failure(const FailedAttempt& attempt, std::size_t least) {
+  AfterFailure after = after_failure(attempt, absences_, least);
+  absences_ = after.absences;
+  return after;
 }
 
 void Disputes::note_present(const Names& sites) {
   for (const std::string& site : sites) absences_.erase(site);
 }
 
-Disputes::Names Disputes::often_absent(const Names& among) const {
-  Names result;
-  for (const auto& [site, times] : absences_)
-    if (times >= kMostAbsences && among.contains(site)) result.insert(site);
-  return result;
-}
-
-Disputes::Names Disputes::needed_though_absent(const Names& members, std::size_t least) const {
-  Names absent = often_absent(members);
-  if (members.size() >= least + absent.size()) absent.clear();
-  return absent;
-}
-
 Disputes::Names Disputes::members(std::int64_t round, const Names& ready, std::size_t least) {
   Names members;
   std::ranges::set_difference(ready, liars_, std::inserter(members, members.end()));
-  SystemRandom random;
-  RandomBits bits(random);
+  RandomBits bits(random_);
   std::string told;
   const auto leave_out = [&](const std::string& site, const std::string& why) {
     members.erase(site);
@@ -123,8 +109,8 @@ Disputes::Names Disputes::members(std::int64_t round, const Names& ready, std::s
       told.empty()
           ? ""
           : "; of each two that disagree on shares at least one lies, and their owners should find out which";
-  for (const std::string& site : often_absent(members))
-    if (members.size() > least) leave_out(site, "attempts failed without its update");
+  for (const std::string& site : left_out_as_absent(members, absences_, least, bits))
+    leave_out(site, "attempts failed when it was gone");
   if (told != told_ && !told.empty())
     say_(fmt::format("warning: round {}: left out of sums: {}{}", round + 1, told, why));
   told_ = told;

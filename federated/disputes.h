@@ -7,8 +7,7 @@
 // run out. (If only the site with more partners were left out, two liars could exclude an honest site for
 // good, at no cost.) If fewer sites than a sum needs would be left, one of the two takes part.
 //
-// A site that shares keys and then sends no masked update costs the others privacy if the attempt fails: they
-// have sent theirs. After kMostAbsences such attempts it is left out, too, if a sum does not need it.
+// Sites that were gone when attempts failed are left out, too (failed_attempt.h).
 #pragma once
 
 #include <cstdint>
@@ -19,15 +18,17 @@
 #include <utility>
 #include <vector>
 
-namespace conclave {
+#include "federated/failed_attempt.h"
 
-inline constexpr int kMostAbsences = 2;
+namespace conclave {
 
 class Disputes {
  public:
   using Say = std::function<void(const std::string&)>;
-  using Names = std::set<std::string>;
-  explicit Disputes(Say say) : say_(std::move(say)) {}
+  using Names = SiteNames;
+  /// `random` decides between sites of which nobody knows which one lies, or which equals are left out. It
+  /// must outlive this.
+  Disputes(Say say, RandomSource& random) : say_(std::move(say)), random_(random) {}
 
   /// What an attempt at the sum of `round` has shown. By numbers in `sites`: those that cheated, and by site
   /// those with which it disagrees. At most `most_liars` of its sites lie, but partners add up over attempts
@@ -43,26 +44,23 @@ class Disputes {
 
   const Names& liars() const { return liars_; }
 
-  /// An attempt failed while the masked updates of these sites were missing.
-  void note_absent(const Names& sites);
-  /// These sites were in a sum.
+  /// Counts the absences of a failed attempt. Returns what follows from them.
+  AfterFailure note_failure(const FailedAttempt& attempt, std::size_t least);
+  /// These sites took part in a sum to the end.
   void note_present(const Names& sites);
-  /// Those of `members` without which the next attempt would have fewer than `least`, although they were
-  /// absent too often. Empty if it can do without all such sites.
-  Names needed_though_absent(const Names& members, std::size_t least) const;
 
  private:
-  Names often_absent(const Names& among) const;
   Names partners(const std::string& site, const Names& among) const;
   /// How many of `sites` must go so that no two of the rest disagree; an upper bound.
   std::size_t needed(Names sites) const;
 
   Say say_;
+  RandomSource& random_;
   Names liars_;
   std::map<std::string, Names> disagreements_;  // by site
   std::size_t most_liars_ = 1;
   std::vector<std::pair<std::string, std::string>> pairs_;  // that are left out together, the oldest first
-  std::map<std::string, int> absences_;
+  Absences absences_;
   std::string told_;  // who is left out, as said last
 };
 

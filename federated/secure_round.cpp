@@ -8,7 +8,6 @@
 
 #include "core/clock.h"
 #include "federated/identity.h"
-#include "federated/random_source.h"
 #include "federated/secure_aggregation/shared_noise.h"
 
 namespace conclave {
@@ -89,7 +88,7 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
       board_(board),
       options_(std::move(options)),
       say_(std::move(say)),
-      disputes_(say_) {
+      disputes_(say_, random_) {
   create_attempts(database);
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
@@ -155,6 +154,13 @@ void SecureRound::stop() {
   changed_.notify_all();
 }
 
+void SecureRound::end_phase(Phase phase) {
+  const std::scoped_lock lock(mutex_);
+  if (!attempt_ || attempt_->phase != phase) return;
+  attempt_->phase_ends = true;
+  changed_.notify_all();
+}
+
 std::filesystem::path SecureRound::folder_of(std::int64_t attempt) const {
   return directory_ / std::to_string(attempt);
 }
@@ -178,7 +184,9 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   const std::int64_t round = work.round;
   std::set<std::string> names;
   for (const ReceivedUpdate& update : ready) names.insert(update.site);
+  SiteNames left_out = names;
   names = disputes_.members(round, names, static_cast<std::size_t>(options_.least));
+  std::erase_if(left_out, [&](const std::string& site) { return names.contains(site); });
   std::erase_if(ready, [&](const ReceivedUpdate& update) { return !names.contains(update.site); });
   std::vector<std::string> sites, certificates;
   for (const ReceivedUpdate& update : ready) {
@@ -194,12 +202,12 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
-    require(
-        std::ssize(ready) >= options_.least,
-        "{} sites are ready, without those that lied or disagree with others, and "
-        "federation.quorum is {}: provision the federation anew without the sites named above, or start the "
-        "coordinator again with a lower quorum",
-        ready.size(), options_.least);
+    require(std::ssize(ready) >= options_.least,
+            "{} sites are ready{}, and federation.quorum is {}. If no other site is to come, {}{}",
+            ready.size(),
+            left_out.empty() ? "" : fmt::format(", without {} (the log says why)", fmt::join(left_out, ", ")),
+            options_.least, left_out.empty() ? "" : "provision the federation anew without these, or ",
+            start_with_lower_quorum(true));
     const Agreement agreement = agree_among(options_, work, number, sites, elements_of(options_, elements));
     const RoundPrivacy& privacy = options_.privacy;
     const NoisyFormat format = format_of(options_, agreement);
@@ -244,38 +252,48 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     say_(fmt::format("round {}: the attempt at its sum failed: {}", round + 1, error.what()));
   }
   changed_.wait(lock, [&] { return adding_ == 0; });
-  const bool told = attempt_.has_value();
-  const std::set<std::string> needed =
-      told && !stopped_ ? note_sites(round, result) : std::set<std::string>();
+  AfterFailure after{.wait = true};  // so if no site was told
+  if (attempt_) after = note_sites(round, result.has_value());
   attempt_.reset();
   std::filesystem::remove_all(directory_, ignored);  // uploads that are not complete
   changed_.notify_all();
-  // The next attempt would probably fail in the same way.
-  pause_ = told && needed.empty() ? 0 : std::clamp(2 * pause_, kFirstPause, kLongestPause);
-  if (!needed.empty())
-    say_(fmt::format(
-        "warning: round {}: attempts failed without the update of {}, and a sum needs it, by "
-        "federation.quorum = {}; as each attempt spends the other sites' privacy, the next one begins "
-        "after {:.0f} s",
-        round + 1, fmt::join(needed, ", "), options_.least, pause_));
-  if (pause_ > 0) changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
+  if (result)
+    pause_ = 0;
+  else if (after.wait && !stopped_)
+    pause(lock, round, after);
   return result;
 }
 
-std::set<std::string> SecureRound::note_sites(std::int64_t round, const std::optional<Sum>& result) {
+void SecureRound::pause(std::unique_lock<std::mutex>& lock, std::int64_t round, const AfterFailure& after) {
+  pause_ = std::clamp(2 * pause_, kFirstPause, kLongestPause);
+  if (!after.needed.empty())
+    say_(fmt::format(
+        "warning: round {}: attempts failed because {} did not stay to the end, and a sum needs it, by "
+        "federation.quorum = {}; as each attempt spends the other sites' privacy, the next one begins after "
+        "{:.0f} s",
+        round + 1, fmt::join(after.needed, ", "), options_.least, pause_));
+  if (after.outage)
+    say_(fmt::format(
+        "warning: round {}: more than half of the sites did not stay to the end; the next attempt begins "
+        "after {:.0f} s",
+        round + 1, pause_));
+  changed_.wait_for(lock, seconds(pause_), [&] { return stopped_; });
+}
+
+AfterFailure SecureRound::note_sites(std::int64_t round, bool succeeded) {
   const Coordinator& coordinator = attempt_->coordinator;
   const std::vector<std::string>& sites = attempt_->terms.agreement.sites;
   disputes_.note(round, sites, coordinator.cheaters(), coordinator.disagreements(), coordinator.most_liars());
-  std::set<std::string> names;
-  if (result) {
-    for (const ReceivedUpdate& update : result->survivors) names.insert(update.site);
-    disputes_.note_present(names);
-  } else if (attempt_->phase == Phase::mask && coordinator.disagreements().empty()) {
-    for (const std::uint32_t site : coordinator.awaited()) names.insert(sites[site]);
-    disputes_.note_absent(names);
-    return disputes_.needed_though_absent({sites.begin(), sites.end()},
-                                          static_cast<std::size_t>(options_.least));
-  }
+  FailedAttempt failed{.phase = attempt_->phase,
+                       .sites = {sites.begin(), sites.end()},
+                       .disputed = !coordinator.disagreements().empty() || !coordinator.cheaters().empty()};
+  if (failed.phase < Phase::mask || stopped_) return {};
+  const Sites& came = attempt_->came[std::min(failed.phase, Phase::unmask)];
+  SiteNames stayed;
+  for (const std::uint32_t site : attempt_->came[Phase::share])
+    (came.contains(site) ? stayed : failed.absent).insert(sites[site]);
+  if (!succeeded) return disputes_.note_failure(failed, static_cast<std::size_t>(options_.least));
+  disputes_.note_present(stayed);
   return {};
 }
 
@@ -289,8 +307,9 @@ void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t ro
   while (attempt.phase != Phase::done) {
     Coordinator& coordinator = attempt.coordinator;
     changed_.wait_until(lock, Clock::now() + seconds(options_.phase_seconds),
-                        [&] { return stopped_ || coordinator.awaited().empty(); });
+                        [&] { return stopped_ || attempt.phase_ends || coordinator.awaited().empty(); });
     changed_.wait(lock, [&] { return adding_ == 0; });
+    attempt.phase_ends = false;
     if (stopped_) return;
     for (const std::uint32_t site : coordinator.awaited())
       say_(fmt::format("round {}: {} is gone at {}", round + 1, attempt.terms.agreement.sites[site],

@@ -11,6 +11,7 @@
 
 #include "federated/disputes.h"
 #include "federated/policy.h"
+#include "federated/random_source.h"
 #include "federated/round_board.h"
 #include "federated/round_privacy.h"
 #include "federated/secure_aggregation/coordinator.h"
@@ -71,11 +72,19 @@ inline constexpr double kWeightScale = 0.5;
 /// for them and the noise.
 void check_sums(const SecureOptions& options, std::uint64_t elements, std::size_t sites);
 
+/// Advice where too few sites are there. `secure`: with secure aggregation, when each site has a bound of its
+/// own, at first the quorum (secure_site.cpp).
+constexpr std::string_view start_with_lower_quorum(bool secure) {
+  return secure ? "start the coordinator again with a lower federation.quorum, and the sites with a lower "
+                  "site.least_sites, if their owners agree"
+                : "start the coordinator again with a lower federation.quorum";
+}
+
 class SecureRound {
  public:
   using Say = std::function<void(const std::string&)>;
   using Bytes = secure_aggregation::Bytes;
-  enum class Phase : std::uint8_t { advertise, share, mask, consent, unmask, done };
+  using Phase = AttemptPhase;
 
   /// Stores masked updates in transit in `directory`/masked. `board` and `database` must outlive this.
   SecureRound(std::filesystem::path directory, Database& database, RoundBoard& board, SecureOptions options,
@@ -97,8 +106,8 @@ class SecureRound {
   };
   /// Makes one attempt among the sites in `ready`, without those that disputes.h leaves out. Returns nothing
   /// if it failed, which was reported, or after stop(). Before it returns from an attempt that failed before
-  /// any site was told of it, or again without the masked update of a site that a sum needs, it pauses: for a
-  /// second, then for two, up to a minute.
+  /// any site was told of it, or after which failed_attempt.h says to wait, it pauses: for a second, then for
+  /// two, up to a minute. A sum ends that.
   /// Calls meanwhile() just before it unmasks the sum, when the calls of sites, and stop(), need not wait.
   std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements, std::vector<ReceivedUpdate> ready,
                              const std::function<void()>& meanwhile = {});
@@ -116,6 +125,9 @@ class SecureRound {
   /// and they will be skipped.
   std::int64_t unmasked_from(std::int64_t round) const;
   void stop();
+  /// Ends `phase` of the present attempt, if it is in progress, without the sites whose message is missing,
+  /// as when its time is over. For tests.
+  void end_phase(Phase phase);
 
   // For the calls of sites, on any thread. Each waits for at most `seconds`, and no longer once cancelled()
   // returns true.
@@ -168,6 +180,7 @@ class SecureRound {
     SecureTerms terms;
     secure_aggregation::Coordinator coordinator;
     Phase phase = Phase::advertise;
+    bool phase_ends = false;           // although messages are missing
     std::map<Phase, Sites> came = {};  // for each phase that is over: the sites that completed it
     std::map<std::string, std::uint64_t> uploads = {};
   };
@@ -181,9 +194,10 @@ class SecureRound {
   /// A new attempt's number, which is on disk when this returns and never used again.
   std::int64_t new_number(std::int64_t round);
   void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
-  /// Notes what the attempt has shown of its sites. Returns those whose updates were missing too often, and
-  /// are needed.
-  std::set<std::string> note_sites(std::int64_t round, const std::optional<Sum>& result);
+  /// Notes what the attempt has shown of its sites. Returns what follows if it failed.
+  AfterFailure note_sites(std::int64_t round, bool succeeded);
+  /// Says why the next attempt waits, and waits.
+  void pause(std::unique_lock<std::mutex>& lock, std::int64_t round, const AfterFailure& after);
 
   std::filesystem::path directory_;
   Database& database_;
@@ -193,9 +207,10 @@ class SecureRound {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool stopped_ = false;
-  double pause_ = 0;  // seconds after the last attempt
+  double pause_ = 0;  // seconds of the last pause since there was a sum
   std::optional<Attempt> attempt_;
   std::size_t adding_ = 0;  // masked updates that are being added; above 0, attempt_ stays
+  SystemRandom random_;     // before disputes_
   Disputes disputes_;
   std::mutex sum_mutex_;  // for adding to the sum; taken without mutex_
 };

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <deque>
 #include <limits>
@@ -209,7 +210,7 @@ struct Coordinator::Parts {
   void begin_private() {
     auto notes = begun_from(nlohmann::json::parse(model->state().metadata));
     if (options.secure.privacy.is_on())
-      notes["round_privacy"] = {{"unit", to_string(options.secure.privacy.unit)}};
+      set_mark(notes, MarkKind::rounds, {.unit = std::string(to_string(options.secure.privacy.unit))});
     model->state().metadata = notes.dump();
     note_privacy();
   }
@@ -220,15 +221,16 @@ struct Coordinator::Parts {
     const RoundPrivacy& privacy = options.secure.privacy;
     if (privacy.is_on()) spent = secure.epsilon();
     auto notes = nlohmann::json::parse(model->state().metadata);
-    const auto found = notes.find("round_privacy");
-    if (found == notes.end() || !found->contains("unit")) return;
-    const bool without = found->contains("epsilon") && found->at("epsilon").is_null();
-    (*found)["epsilon"] = privacy.is_on() && !without ? nlohmann::json(spent) : nlohmann::json();
-    (*found)["rounds"] = secure.unmasked_from(0);
+    auto mark = find_mark(notes, MarkKind::rounds);
+    if (!mark || mark->unit.empty()) return;
+    const bool without = mark->epsilon && std::isinf(*mark->epsilon);
+    mark->epsilon = privacy.is_on() && !without ? spent : std::numeric_limits<double>::infinity();
+    mark->count = secure.unmasked_from(0);
     if (privacy.is_on()) {
-      (*found)["delta"] = privacy.delta;
-      (*found)["noise_multiplier"] = privacy.noise_multiplier;
+      mark->delta = privacy.delta;
+      mark->noise_multiplier = privacy.noise_multiplier;
     }
+    set_mark(notes, MarkKind::rounds, *mark);
     model->state().metadata = notes.dump();
   }
 
@@ -321,8 +323,8 @@ struct Coordinator::Parts {
       if (strategy->buffer_size() == 0 && admitted > 0 && admitted < quorum)
         say(
             fmt::format("warning: federation.quorum = {}, and {} sites are let in: the round cannot end; "
-                        "start the coordinator again with a lower quorum, or let sites in",
-                        quorum, admitted));
+                        "let sites in, or {}",
+                        quorum, admitted, start_with_lower_quorum(options.secure.enabled)));
       began = std::time(nullptr);
       const auto updates =
           board.wait({.quorum = quorum,
@@ -362,11 +364,11 @@ struct Coordinator::Parts {
     const std::size_t admitted = everyone();
     say(fmt::format(
         "round {} of {} is past its deadline and waits: {} of {} updates came; of the sites that began it, "
-        "{} did not deliver; {}. Start the sites that are missing, or start the coordinator again with a "
-        "lower federation.quorum",
+        "{} did not deliver; {}. Start the sites that are missing, or {}",
         round + 1, options.rounds, progress.updates, options.quorum, missing.empty() ? "none" : missing,
         admitted > 0 ? fmt::format("{} sites are let in", admitted)
-                     : std::string("no site is let in, or the list of those let in cannot be read")));
+                     : std::string("no site is let in, or the list of those let in cannot be read"),
+        start_with_lower_quorum(options.secure.enabled)));
   }
 
   // 0 if the list cannot be read; callers are told about that.
@@ -436,11 +438,19 @@ struct Coordinator::Parts {
                                                     : !robust && !strategy->site_rules().control_variate;
     const std::map<std::string, double> means = mean_metrics(updates, by_examples);
     site_examples.values.clear(), metric_means.values.clear();
-    for (const ReceivedUpdate& update : updates)
-      site_examples.values[prometheus_label("site", update.site)] += update.examples;
+    std::set<std::string> sites;
+    for (const ReceivedUpdate& update : updates) {
+      sites.insert(update.site);
+      if (tells_examples(options.secure.privacy))
+        site_examples.values[prometheus_label("site", update.site)] += update.examples;
+    }
+    sites_in_round = sites.size();
     for (const auto& [name, mean] : means) metric_means.values[prometheus_label("metric", name)] = mean;
     return means;
   }
+
+  // Where noise hides sites, they do not tell how many examples they have.
+  static bool tells_examples(const RoundPrivacy& privacy) { return privacy.unit != RoundPrivacy::Unit::site; }
 
   void finish_round(const std::vector<ReceivedUpdate>& updates) {
     double examples = 0;
@@ -450,10 +460,11 @@ struct Coordinator::Parts {
     save();
     record(updates);
     const bool asynchronous = strategy->buffer_size() > 0;
-    std::string line =
-        fmt::format("round {} of {}: {} {}, {:.0f} {}", round, options.rounds, updates.size(),
-                    asynchronous ? "updates" : "sites", examples,
-                    options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
+    std::string line = fmt::format("round {} of {}: {} {}", round, options.rounds, updates.size(),
+                                   asynchronous ? "updates" : "sites");
+    if (tells_examples(options.secure.privacy))
+      line += fmt::format(", {:.0f} {}", examples,
+                          options.secure.privacy.unit == RoundPrivacy::Unit::client ? "clients" : "examples");
     for (const auto& [name, mean] : note_reports(updates)) line += fmt::format(", {} {:.4f}", name, mean);
     say(line + spent_text());
     write_metrics(0);
@@ -477,9 +488,7 @@ struct Coordinator::Parts {
            {"conclave_updates_waiting",
             "Updates of the present round that have come",
             {{"", static_cast<double>(waiting)}}},
-           {"conclave_sites",
-            "Sites in the last round's model",
-            {{"", static_cast<double>(site_examples.values.size())}}},
+           {"conclave_sites", "Sites in the last round's model", {{"", static_cast<double>(sites_in_round)}}},
            {"conclave_certificate_end_seconds",
             "When the coordinator's certificate ends, in seconds since 1970",
             {{"", static_cast<double>(certificate.not_after)}}},
@@ -539,11 +548,14 @@ struct Coordinator::Parts {
   void record(const std::vector<ReceivedUpdate>& updates) {
     const RoundMethod method = board.method_of(round - 1).value_or(
         RoundMethod{strategy->name(), strategy->buffer_size() > 0, options.secure.enabled});
+    // Without privacy if the round was repeated without secure aggregation.
+    const auto privacy = method.secure ? secure.privacy_of(round - 1) : std::nullopt;
     nlohmann::json sites = nlohmann::json::object();
     for (const ReceivedUpdate& update : updates) {
       nlohmann::json& site = sites[update.site];
-      if (site.is_null()) site["examples"] = 0.0;
-      site["examples"] = site["examples"].get<double>() + update.examples;
+      if (site.is_null()) site = nlohmann::json::object();
+      if (tells_examples(privacy.value_or(RoundPrivacy())))
+        site["examples"] = site.value("examples", 0.0) + update.examples;
       site["metrics"] = update.metrics;  // of several in an asynchronous round, the newest's
       if (method.asynchronous) site["models"].push_back(update.base);
     }
@@ -551,8 +563,7 @@ struct Coordinator::Parts {
                          {"strategy", method.strategy},
                          {"sites", sites},
                          {"model_sha256", model_file->sha256}};
-    // Without privacy if the round was repeated without secure aggregation.
-    if (const auto privacy = method.secure ? secure.privacy_of(round - 1) : std::nullopt) {
+    if (privacy) {
       entry["privacy"] = {{"unit", to_string(privacy->unit)},
                           {"noise_multiplier", privacy->noise_multiplier},
                           {"rate", privacy->rate},
@@ -595,6 +606,7 @@ struct Coordinator::Parts {
   double spent = 0;                            // epsilon of the sums so far, if the rounds have noise
   std::time_t began = 0;                       // when the round began
   std::optional<Clock::time_point> long_line;  // last time that a line named only some of the missing sites
+  std::size_t sites_in_round = 0;              // the last one
   Gauge site_examples{"conclave_examples", "Examples that a site trained on in the last round", {}};
   Gauge metric_means{"conclave_metric", "Mean of what sites measured in the last round", {}};
   struct ModelFile {

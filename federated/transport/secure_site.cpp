@@ -169,7 +169,9 @@ void Site::take_part(const SiteRound& round, const std::filesystem::path& update
   const Agreement agreement = of_others([&] { return agreement_of(terms, round, kit_); });
   require(agreement.least >= options_.least_sites,
           "the coordinator wants the sum of at least {} of {} sites, and by site.least_sites this site sends "
-          "updates only into sums of {} or more: colluding sites would learn too much from fewer",
+          "updates only into sums of {} or more: colluding sites would learn too much from fewer. If the "
+          "site's owners "
+          "agree to fewer all the same, set it to that, and start the site again",
           agreement.least, agreement.sites.size(), options_.least_sites);
   const auto self =
       static_cast<std::size_t>(std::ranges::find(agreement.sites, kit_.info.name) - agreement.sites.begin());

@@ -276,11 +276,11 @@ int federate_status(const StatusArguments& arguments) {
     const auto entry = nlohmann::json::parse(line).at("entry");
     over = entry.at("round");
     std::string sites;
-    double examples = 0;
+    std::optional<double> examples;  // not told if noise hides sites
     for (const auto& [site, said] : entry.at("sites").items()) {
       asynchronous = said.contains("models");
       sites += (sites.empty() ? "" : ", ") + site;
-      examples += said.at("examples").get<double>();
+      if (said.contains("examples")) examples = examples.value_or(0) + said.at("examples").get<double>();
     }
     std::string spent;
     if (entry.contains("privacy")) {
@@ -290,7 +290,8 @@ int federate_status(const StatusArguments& arguments) {
                           epsilon.is_null() ? "infinite" : fmt::format("{:.4f}", epsilon.get<double>()),
                           privacy.at("delta").dump());
     }
-    fmt::print("round {}: {:.0f} examples of {}; model {}{}\n", entry.at("round").dump(), examples,
+    fmt::print("round {}: {} of {}; model {}{}\n", entry.at("round").dump(),
+               examples ? fmt::format("{:.0f} examples", *examples) : std::string("updates"),
                sites.empty() ? "nobody" : sites, entry.at("model_sha256").get<std::string>().substr(0, 16),
                spent);
   }

@@ -5,7 +5,7 @@
 #include <array>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
+#include <limits>
 
 #include "core/durable_file.h"
 #include "core/text.h"
@@ -64,13 +64,18 @@ AccountedDelivery::AccountedDelivery(SiteTransport& site, fs::path directory, co
       run_(std::move(run)),
       say_(std::move(say)) {}
 
-std::string AccountedDelivery::mark() const {
-  if (!ledger_) return "";
-  return nlohmann::json{{"unit", ledger_->unit()},
-                        {"epsilon", ledger_->epsilon()},
-                        {"delta", ledger_->budget().delta},
-                        {"scope", "this site's data, all that its ledger has"}}
-      .dump();
+std::optional<PrivacyMark> AccountedDelivery::mark(bool kept_private) const {
+  if (!ledger_) return std::nullopt;
+  if (kept_private && rounds_.unit == RoundPrivacy::Unit::site)
+    return PrivacyMark{.unit = ledger_->unit(),
+                       .epsilon = std::numeric_limits<double>::infinity(),
+                       .scope =
+                           "noise is in the shared parameters only; what the site kept was trained "
+                           "without noise"};
+  return PrivacyMark{.unit = ledger_->unit(),
+                     .epsilon = ledger_->epsilon(),
+                     .delta = ledger_->budget().delta,
+                     .scope = "this site's data, all that its ledger has"};
 }
 
 void AccountedDelivery::open_ledger(const fs::path& file, const std::string& unit,

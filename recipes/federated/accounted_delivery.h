@@ -8,6 +8,7 @@
 #include <string>
 
 #include "federated/privacy/ledger.h"
+#include "federated/privacy/privacy_marks.h"
 #include "federated/round_privacy.h"
 #include "federated/transport/site.h"
 #include "recipes/federated/waiting_update.h"
@@ -31,8 +32,10 @@ class AccountedDelivery {
   /// From now on, what updates spend is recorded in `file`. Throws what PrivacyLedger does.
   void open_ledger(const std::filesystem::path& file, const std::string& unit, const PrivacyBudget& budget);
   bool has_ledger() const { return ledger_.has_value(); }
-  /// JSON for a checkpoint (federated/privacy/privacy_marks.h): all that the ledger has; "" without one.
-  std::string mark() const;
+  /// For a checkpoint: all that the ledger has; none without one. If rounds hide sites, only the shared
+  /// update gets noise. So epsilon is infinite for a model with parameters that the site trained for itself
+  /// (`kept_private`).
+  std::optional<PrivacyMark> mark(bool kept_private) const;
 
   /// Delivers `update` in the present round, `round`. `event` is what it spends; it is read only if there is
   /// a ledger. A spend is on disk before anything that it pays for is sent, so that a failed delivery counts,

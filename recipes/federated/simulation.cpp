@@ -276,11 +276,12 @@ std::string Simulation::save() {
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
   if (privacy_before_ != "[]") metadata["privacy_before"] = nlohmann::json::parse(privacy_before_);
   if (privacy_)
-    metadata["client_privacy"] = {{"noise_multiplier", privacy_->noise_multiplier()},
-                                  {"sampling_rate", privacy_->sampling_rate()},
-                                  {"rounds", done_},
-                                  {"epsilon", privacy_->epsilon(done_)},
-                                  {"delta", settings_.client_privacy.delta}};
+    set_mark(metadata, MarkKind::clients,
+             {.count = done_,
+              .epsilon = privacy_->epsilon(done_),
+              .delta = settings_.client_privacy.delta,
+              .noise_multiplier = privacy_->noise_multiplier(),
+              .sampling_rate = privacy_->sampling_rate()});
   writer_.save(entries_, {done_, to_toml(recipe_), metadata.dump(),
                           corpus_.tokenizer ? corpus_.tokenizer->bytes() : ""});
   const auto& outcome = writer_.wait();

@@ -99,7 +99,7 @@ bool SiteJob::run() {
     check_recipe_of(model);
     if (!trainer_) begin(*work, model);
     if (work->finished) {
-      save_with_own_part(*work);
+      save_with_own_part(*work, model);
       return true;
     }
     check_elements(*work);
@@ -202,12 +202,16 @@ void SiteJob::begin(const Work& work, const CheckpointReader& model) {
           privacy_.unit);
 }
 
-// Saves the final model with this site's private part.
-void SiteJob::save_with_own_part(const Work& work) {
+// Saves the final model with this site's private part, and with what `model`, the federation's, has spent.
+void SiteJob::save_with_own_part(const Work& work, const CheckpointReader& model) {
   trainer_->begin_round(work.model, work.number * work.terms.steps, 0);
   site_model_->restore_private(trainer_->model_entries(), std::numeric_limits<std::int64_t>::max());
-  const nlohmann::json mark = broadcast(nlohmann::json(is_root_ ? delivery_->mark() : ""), grid_->world());
-  const std::string own = trainer_->save_now(mark.get<std::string>());
+  auto marks = nlohmann::json::object();
+  if (is_root_)
+    if (const auto mark = delivery_->mark(site_model_->has_private_part()))
+      set_mark(marks, MarkKind::training, *mark);
+  marks = broadcast(marks, grid_->world());
+  const std::string own = trainer_->save_now(find_mark(marks, MarkKind::training), model.state().metadata);
   if (is_root_) environment_.say(fmt::format("with what this site kept to itself, the model is {}", own));
 }
 

@@ -51,7 +51,7 @@ class SiteJob {
   void check_terms(const Work& work);
   void check_recipe_of(const CheckpointReader& model);
   void begin(const Work& work, const CheckpointReader& model);
-  void save_with_own_part(const Work& work);
+  void save_with_own_part(const Work& work, const CheckpointReader& model);
   void check_elements(const Work& work) const;
   std::string made_by(const Work& work) const;
   bool deliver_waiting(const Work& work);

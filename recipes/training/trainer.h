@@ -15,6 +15,7 @@
 #include "autograd/optim/adamw.h"
 #include "core/schedule.h"
 #include "data/prefetcher.h"
+#include "federated/privacy/privacy_marks.h"
 #include "federated/strategies/strategy.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
@@ -106,9 +107,11 @@ class Trainer {
   /// What this many steps spend of the examples' privacy; none without noise.
   std::optional<PrivacyEvent> privacy_event(std::int64_t steps) const;
 
-  /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path. `privacy`: JSON
-  /// of what was spent, if the caller accounts for it (federated/privacy/privacy_marks.h); "" otherwise.
-  std::string save_now(const std::string& privacy = "");
+  /// Saves the model as it is; throws Error where that fails. Returns the checkpoint's path. `privacy`: what
+  /// was spent, if the caller accounts for it. `begun_from`: metadata of the model that these parameters were
+  /// read from, if the caller read them; the checkpoint says what that model had spent.
+  std::string save_now(const std::optional<PrivacyMark>& privacy = std::nullopt,
+                       const std::string& begun_from = "");
 
  private:
   struct TrainedTask;
@@ -176,9 +179,10 @@ class Trainer {
   StepSums sums_;
   std::string problem_;  // the first numerical problem that this rank saw
   std::vector<std::pair<std::string, Evaluation>> last_validation_;
-  std::string privacy_mark_, privacy_before_ = "[]";  // JSON: see federated/privacy/privacy_marks.h
-  std::int64_t validated_at_ = 0;  // the step of last_validation_
-  std::string told_;               // JSON: the last validation in the checkpoint that was resumed
+  std::optional<PrivacyMark> privacy_mark_;  // the caller's, for the checkpoint
+  std::string privacy_before_ = "[]";        // JSON: see federated/privacy/privacy_marks.h
+  std::int64_t validated_at_ = 0;            // the step of last_validation_
+  std::string told_;                         // JSON: the last validation in the checkpoint that was resumed
 };
 
 }  // namespace conclave

@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
-#include "federated/privacy/privacy_marks.h"
 #include "federated/sha256.h"
 #include "recipes/models/integer_state.h"
 #include "recipes/models/loaded_model.h"
@@ -82,30 +81,38 @@ void Trainer::resume() {
         error.what(), changed);
   }
   for (const Buffer* buffer : without_average) buffer->values.copy_from(optimizer_.average(*buffer));
-  privacy_before_ = metadata.value("privacy_before", nlohmann::json::array()).dump();
+  // A run with privacy goes on with its mark. One without does not make what was spent undone.
+  privacy_before_ =
+      (privacy_ ? metadata.value("privacy_before", nlohmann::json::array()) : privacy_before(metadata))
+          .dump();
   step_ = reader.state().step;
   require(metadata.at("tokenizer_hash") == tokenizer_hash(), "{}: its tokenizer does not match its metadata",
           environment_.resume);
   if (privacy_) {
-    require(metadata.contains("privacy"),
+    const auto spent = find_mark(metadata, MarkKind::training);
+    require(spent.has_value(),
             "{}: it was trained without privacy, which cannot be added afterwards; start a new run",
             environment_.resume);
-    const auto& spent = metadata.at("privacy");
-    require(spent.value("unit", "record") == recipe_.privacy.unit,
+    require(spent->count && spent->noise_multiplier && spent->sampling_rate,
+            "{}: it does not say how many steps with which noise have spent privacy, as a site's model of a "
+            "federation, whose ledger has that; begin a run with its weights by train.start_from",
+            environment_.resume);
+    const std::string unit = spent->unit.empty() ? "record" : spent->unit;
+    require(unit == recipe_.privacy.unit,
             "{}: its unit of privacy was a {}, and that of later steps would be a {}; resume with the recipe "
             "and the data as they were",
-            environment_.resume, spent.value("unit", "record"), recipe_.privacy.unit);
-    require(spent.at("noise_multiplier") == privacy_->noise_multiplier() &&
-                spent.at("sampling_rate") == privacy_->sampling_rate(),
+            environment_.resume, unit, recipe_.privacy.unit);
+    require(*spent->noise_multiplier == privacy_->noise_multiplier() &&
+                *spent->sampling_rate == privacy_->sampling_rate(),
             "{}: its steps had noise of {} and a sampling rate of {}, and later steps would have {} and {}; "
             "resume with the recipe and the data as they were",
-            environment_.resume, spent.at("noise_multiplier").dump(), spent.at("sampling_rate").dump(),
+            environment_.resume, *spent->noise_multiplier, *spent->sampling_rate,
             privacy_->noise_multiplier(), privacy_->sampling_rate());
-    std::string name = spent.value("name", "");
+    std::string name = spent->name;
     // Earlier versions gave no name. A name from the file lets a ledger recognize the steps when the same
     // checkpoint is resumed again.
     if (name.empty()) name = from_first(grid_.world(), [&] { return sha256_of(environment_.resume); });
-    privacy_->go_on_from(spent.at("steps"), name);
+    privacy_->go_on_from(*spent->count, name);
   }
   auto told = nlohmann::json::object();
   for (const char* what : {"metrics", "routing", "measured_at"})
@@ -180,16 +187,17 @@ CheckpointState Trainer::checkpoint_state() const {
     // A private model may be published, and this would tell of its data.
     if (!privacy_) metadata["training_data"][one.task->name()] = one.data_mark();
   }
-  if (!privacy_mark_.empty())
-    metadata["privacy"] = nlohmann::json::parse(privacy_mark_);
+  if (privacy_mark_)
+    set_mark(metadata, MarkKind::training, *privacy_mark_);
   else if (privacy_)
-    metadata["privacy"] = {{"unit", recipe_.privacy.unit},
-                           {"noise_multiplier", privacy_->noise_multiplier()},
-                           {"sampling_rate", privacy_->sampling_rate()},
-                           {"steps", privacy_->released()},
-                           {"name", privacy_->name()},
-                           {"epsilon", privacy_->epsilon(privacy_->released())},
-                           {"delta", recipe_.privacy.delta}};
+    set_mark(metadata, MarkKind::training,
+             {.unit = recipe_.privacy.unit,
+              .count = privacy_->released(),
+              .epsilon = privacy_->epsilon(privacy_->released()),
+              .delta = recipe_.privacy.delta,
+              .noise_multiplier = privacy_->noise_multiplier(),
+              .sampling_rate = privacy_->sampling_rate(),
+              .name = privacy_->name()});
   if (privacy_before_ != "[]") metadata["privacy_before"] = nlohmann::json::parse(privacy_before_);
   if (image.size() > 0) metadata["image_shape"] = {image.height, image.width, image.channels};
   // A private model may be published, so its checkpoint contains no measurements, which have no noise.
@@ -233,8 +241,9 @@ std::string Trainer::wait_for_save() {
   return outcome.saved ? "" : outcome.message;
 }
 
-std::string Trainer::save_now(const std::string& privacy) {
+std::string Trainer::save_now(const std::optional<PrivacyMark>& privacy, const std::string& begun_from) {
   privacy_mark_ = privacy;
+  if (!begun_from.empty()) privacy_before_ = privacy_before(nlohmann::json::parse(begun_from)).dump();
   save();
   const std::string problem = wait_for_save();
   require(problem.empty(), "step {} was not saved: {}", step_, problem);

@@ -147,6 +147,10 @@ def main():
     run(quantize, says=["times smaller"])
     run([PROGRAM, "eval", "integers"])
     assert notes("integers")["privacy"] == notes("again")["privacy"]
+    # A run without privacy goes on from it, and says what was spent before.
+    train(1, "open", *PRIVATE[1:3], resume=checkpoints("budget")[0])
+    halfway_spent = f"privacy of each record: 20 steps, epsilon {halfway:.4f} at delta 0.001, noise multiplier "
+    run([PROGRAM, "inspect", "open"], says=["the model that it started from: " + halfway_spent])
     other = ["privacy.epsilon=6", "privacy.delta=1e-3"]
     train(1, "again", *PRIVATE, *other, resume=checkpoints("budget")[0], status=1, says=["its steps had noise of"])
     train(1, "again", *PRIVATE, *noise, resume=checkpoints("plain")[0], status=1, says=["trained without privacy"])

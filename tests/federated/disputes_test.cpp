@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 
 #include "core/random.h"
+#include "tests/federated/scripted_random.h"
 
 namespace conclave {
 namespace {
@@ -17,9 +18,19 @@ void disagree(Pairs& pairs, std::uint32_t one, std::uint32_t other) {
   pairs[other].insert(one);
 }
 
+// The same words in every run.
+struct StreamOfWords : RandomSource {
+  void fill(std::span<std::byte> out) override {
+    for (std::byte& one : out) one = static_cast<std::byte>(random.below(256, drawn++));
+  }
+  const RandomStream random{.seed = 12};
+  std::uint64_t drawn = 0;
+};
+
 struct Disputing {
   std::vector<std::string> said;
-  Disputes disputes{[this](const std::string& text) { said.push_back(text); }};
+  ScriptedRandom random{{}};
+  Disputes disputes{[this](const std::string& text) { said.push_back(text); }, random};
 };
 
 TEST_CASE_METHOD(Disputing, "Disputes: both sites of a pair are left out, which is said once") {
@@ -61,25 +72,26 @@ TEST_CASE_METHOD(Disputing, "Disputes: partners of several attempts are compared
   CHECK_THAT(said.back(), Contains("warning: round 1: a sent false shares"));
 }
 
-TEST_CASE_METHOD(Disputing, "Disputes: a site that is absent twice is left out unless a sum needs it") {
-  const Names all{"a", "b", "c", "d", "e"};
-  disputes.note_absent({"b", "d"});
+TEST_CASE_METHOD(Disputing, "Disputes: the site that was absent most often is left out, and said to be") {
+  const Names all{"a", "b", "c", "z"};
+  const auto absent = [&](const Names& sites) {
+    disputes.note_failure({.phase = AttemptPhase::consent, .sites = all, .absent = sites}, 3);
+  };
+  absent({"a", "z"});
   CHECK(disputes.members(0, all, 3) == all);
-  disputes.note_present({"d"});
-  disputes.note_absent({"b", "d"});
-  CHECK(disputes.needed_though_absent(all, 4).empty());
-  CHECK(disputes.members(0, all, 4) == Names{"a", "c", "d", "e"});
+  absent({"a", "z"});
+  absent({"z"});
+  CHECK(disputes.members(0, all, 3) == Names{"a", "b", "c"});
   CHECK_THAT(said.back(),
-             Catch::EndsWith("round 1: left out of sums: b because attempts failed without its update"));
-  CHECK(disputes.members(0, all, 5) == all);
-  CHECK(disputes.needed_though_absent(all, 5) == Names{"b"});
-  disputes.note_absent({"d"});
-  CHECK(disputes.members(0, all, 4).size() == 4);
-  CHECK(disputes.needed_though_absent({"a", "c", "d", "e"}, 4) == Names{"d"});
+             Catch::EndsWith("round 1: left out of sums: z because attempts failed when it was gone"));
+  CHECK(disputes.members(0, all, 4) == all);
+  disputes.note_present({"z"});
+  CHECK(disputes.members(0, all, 3) == Names{"b", "c", "z"});
 }
 
 // Liars of every kind: each attempt, some of those that take part lie to or about some others, or cheat.
 TEST_CASE("Disputes: no honest site is named, and liars that lie lose their seats") {
+  StreamOfWords words;
   const RandomStream random{.seed = 11};
   std::uint64_t drawn = 0;
   const auto below = [&](std::size_t bound) { return random.below(bound, drawn++); };
@@ -93,7 +105,7 @@ TEST_CASE("Disputes: no honest site is named, and liars that lie lose their seat
       };
       const std::size_t k = below(most_of(n) + 1);
       CAPTURE(n, least, k);
-      Disputes disputes([](const auto&) {});
+      Disputes disputes([](const auto&) {}, words);
       std::vector<std::string> all;
       for (std::size_t i = 0; i < n; ++i) all.push_back(std::string(1, static_cast<char>('a' + i)));
       const auto lies = [&](const std::string& site) { return site[0] < 'a' + static_cast<int>(k); };

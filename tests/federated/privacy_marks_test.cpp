@@ -1,6 +1,7 @@
 #include "federated/privacy/privacy_marks.h"
 
 #include <catch2/catch.hpp>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 namespace conclave {
@@ -43,6 +44,34 @@ TEST_CASE("a model that has spent nothing leaves no mark; one without noise has 
   without["epsilon"] = nullptr;
   CHECK(describe_privacy({{"round_privacy", without}}).front().find("epsilon infinite") != std::string::npos);
   CHECK(describe_privacy(begun_from({{"round_privacy", without}})).size() == 1);
+}
+
+TEST_CASE("a mark is read as it was written; without a count, none is told", "[federated]") {
+  const PrivacyMark whole{.unit = "record",
+                          .count = 3,
+                          .epsilon = 1.5,
+                          .delta = 1e-5,
+                          .noise_multiplier = 2,
+                          .sampling_rate = 0.5,
+                          .name = "run",
+                          .scope = "all"};
+  nlohmann::json metadata;
+  set_mark(metadata, MarkKind::training, whole);
+  CHECK(metadata == nlohmann::json{{"privacy",
+                                    {{"unit", "record"},
+                                     {"steps", 3},
+                                     {"epsilon", 1.5},
+                                     {"delta", 1e-5},
+                                     {"noise_multiplier", 2},
+                                     {"sampling_rate", 0.5},
+                                     {"name", "run"},
+                                     {"scope", "all"}}}});
+  CHECK(find_mark(metadata, MarkKind::training) == whole);
+  CHECK_FALSE(find_mark(metadata, MarkKind::rounds));
+  set_mark(metadata, MarkKind::training, {.epsilon = std::numeric_limits<double>::infinity()});
+  metadata = nlohmann::json::parse(metadata.dump());
+  CHECK(find_mark(metadata, MarkKind::training)->epsilon == std::numeric_limits<double>::infinity());
+  CHECK(describe_privacy(metadata) == std::vector<std::string>{"privacy of each example: epsilon infinite"});
 }
 
 }  // namespace

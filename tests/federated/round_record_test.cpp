@@ -27,7 +27,6 @@ struct RecordedSites {
     } catch (const Error&) {
       return false;
     }
-    last[site] = attempt;
     return true;
   }
   /// Those of `sites` that send into the attempt.
@@ -35,14 +34,16 @@ struct RecordedSites {
     for (const char site : sites)
       if (joins(site, attempt)) sums[attempt].insert(site);
   }
-  /// Of the attempt's sites that are asked, those that still take part in it unmask it.
+  /// Of the attempt's sites that are asked, those whose records allow it unmask it.
   void unmask(std::int64_t attempt, const Names& asked) {
     for (const char site : asked) {
       if (!sums[attempt].contains(site)) continue;
       if (site != 'c') {
-        if (last[site] != attempt || unmasked[site]) continue;
-        RoundRecord(at(site), 0).note_unmasked(attempt);
-        unmasked[site] = attempt;
+        try {
+          RoundRecord(at(site), 0).note_unmasked(attempt);
+        } catch (const Error&) {
+          continue;
+        }
       }
       helpers[attempt].insert(site);
     }
@@ -50,7 +51,6 @@ struct RecordedSites {
   std::filesystem::path at(char site) const { return folder.path() + "/" + site; }
 
   TemporaryDirectory folder;
-  std::map<char, std::int64_t> last, unmasked;
   std::map<std::int64_t, Names> sums, helpers;
 };
 

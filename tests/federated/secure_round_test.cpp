@@ -23,7 +23,7 @@ namespace {
 
 const std::vector<std::string> kSites{"east", "north", "south", "west"};
 constexpr std::uint64_t kElements = 3;
-constexpr double kPhaseSeconds = 2, kPatience = 20;
+constexpr double kPhaseSeconds = 600, kPatience = 100;  // a test that is right waits for neither
 const RoundWork kWork{.round = 0, .rounds = 1, .model_sha256 = "of a round", .local_steps = 2};
 
 std::string_view text_of(const std::vector<std::byte>& bytes) {
@@ -32,15 +32,17 @@ std::string_view text_of(const std::vector<std::byte>& bytes) {
 
 // An attempt with all sites, which has just begun.
 struct StartedRound {
-  explicit StartedRound(RoundPrivacy privacy = {}, std::int64_t least = 3,
-                        double phase_seconds = kPhaseSeconds)
+  explicit StartedRound(RoundPrivacy privacy = {}, std::int64_t least = 3)
       : round(folder.path(), database, board,
               {.enabled = true,
                .federation = "test",
-               .phase_seconds = phase_seconds,
+               .phase_seconds = kPhaseSeconds,
                .privacy = privacy,
                .least = least},
-              [this](const std::string& text) { said += text + "\n"; }) {
+              [this](const std::string& text) {
+                said += text + "\n";
+                said_at = Clock::now();
+              }) {
     const CertificateAuthority authority = CertificateAuthority::create("test");
     const std::filesystem::path model = folder.write("model", "of a round");
     board.open({.round = 0,
@@ -60,12 +62,7 @@ struct StartedRound {
                        .digest = "",
                        .certificate = kits.back().certificate});
     }
-    loop = std::jthread([this] {
-      const auto sum = round.attempt(kWork, kElements, ready, [this] {
-        if (meanwhile) meanwhile();
-      });
-      if (sum) sum_survivors = sum->survivors.size();
-    });
+    start_attempt();
     offer = {.round = 0,
              .base = digest_of(model),
              .update = {},
@@ -80,6 +77,40 @@ struct StartedRound {
     CHECK(number > begun);  // above the numbers of a federation that began before
   }
   ~StartedRound() { round.stop(); }
+
+  /// Begins an attempt.
+  void start_attempt() {
+    loop = std::jthread([this] {
+      const auto sum = round.attempt(kWork, kElements, ready, [this] {
+        if (meanwhile) meanwhile();
+      });
+      if (sum) sum_survivors = sum->survivors.size();
+    });
+  }
+  void begin_again() {
+    start_attempt();
+    get_terms();
+  }
+  /// An attempt in which these sites send nothing in `phase`, `mask` or a later one, to its end.
+  void fail_without(const std::set<std::string>& gone, Phase phase) {
+    const auto shares = deliveries();
+    for (std::size_t i = 0; i < kSites.size(); ++i)
+      if (phase != Phase::mask || !gone.contains(kSites[i])) upload(i, masked(i, shares[i]));
+    std::vector<Bytes> told(kSites.size());
+    const auto send_but_gone = [&](auto make) {
+      for (std::size_t i = 0; i < kSites.size(); ++i)
+        if (!gone.contains(kSites[i])) send(i, phase, make(i));
+    };
+    const auto consent = [&](std::size_t i) { return sites[i].consent(Survivors::decode(told[i])).encode(); };
+    if (phase > Phase::mask) told = exchange(Phase::mask, 0, [](std::size_t) { return Bytes(); });
+    if (phase == Phase::consent) send_but_gone(consent);
+    if (phase == Phase::unmask) {
+      told = exchange(Phase::consent, 0, consent);
+      send_but_gone([&](std::size_t i) { return sites[i].unmask(Consents::decode(told[i])).encode(); });
+    }
+    round.end_phase(phase);
+    loop.join();
+  }
 
   /// Waits for the next attempt, and makes the sites for it.
   void get_terms() {
@@ -101,10 +132,11 @@ struct StartedRound {
                            double seconds = 0) {
     return round.exchange(kSites[site], number, phase, text_of(body), seconds, [] { return false; });
   }
-  /// Sends make(i) for each site i from `first` on. Returns the answers at the end of the phase, by site.
+  /// Sends make(i) for each site i from `first` on, and ends the phase. Returns the answers, by site.
   std::vector<Bytes> exchange(Phase phase, std::size_t first, auto make) {
     std::vector<Bytes> bodies(kSites.size()), told(kSites.size());
     for (std::size_t i = first; i < kSites.size(); ++i) send(i, phase, bodies[i] = make(i));
+    if (first > 0) round.end_phase(phase);
     for (std::size_t i = first; i < kSites.size(); ++i) told[i] = send(i, phase, bodies[i], kPatience).body;
     return told;
   }
@@ -136,6 +168,7 @@ struct StartedRound {
   Database database{":memory:"};
   RoundBoard board{folder.path(), database};
   std::string said;
+  Clock::time_point said_at;  // the last of it
   SecureRound round;
   Kits kits;
   std::vector<ReceivedUpdate> ready;
@@ -343,6 +376,35 @@ TEST_CASE("SecureRound: a site whose shares nobody can open is named, and left o
   CHECK(next->agreement.sites == std::vector<std::string>{"north", "south", "west"});
 }
 
+TEST_CASE("SecureRound: if too few are ready, only sites that are left out are said to be") {
+  StartedRound test;
+  const bool cheated = GENERATE(false, true);
+  if (cheated) {
+    const auto rosters =
+        test.exchange(Phase::advertise, 0, [&](std::size_t i) { return test.sites[i].advertise().encode(); });
+    const auto deliveries = test.exchange(Phase::share, 0, [&](std::size_t i) {
+      SharesUpload upload = test.sites[i].share(Roster::decode(rosters[i]));
+      if (i == 0)
+        for (SealedShares& shares : upload.shares) shares.sealed[0] ^= std::byte{1};
+      return upload.encode();
+    });
+    for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+    test.loop.join();
+  }
+  test.round.stop();  // without a pause
+  if (!cheated) test.loop.join();
+  test.ready.resize(cheated ? 3 : 2);  // the others are late
+  CHECK_FALSE(test.round.attempt(kWork, kElements, test.ready));
+  CHECK_THAT(
+      test.said,
+      Contains(cheated
+                   ? "2 sites are ready, without east (the log says why), and federation.quorum is "
+                     "3. If no other site is to come, provision the federation anew without these, or"
+                   : "2 sites are ready, and federation.quorum is 3. If no other site is to come, start"));
+  CHECK_THAT(test.said, Contains("lower federation.quorum, and the sites with a lower "
+                                 "site.least_sites, if their owners agree"));
+}
+
 TEST_CASE("SecureRound: a false share is attributed also if all sites must stay") {
   StartedRound test({}, 4);
   const auto rosters =
@@ -361,35 +423,48 @@ TEST_CASE("SecureRound: a false share is attributed also if all sites must stay"
   CHECK_THAT(test.said, !Catch::Contains("is gone"));
 }
 
-TEST_CASE("SecureRound: attempts pause if one site's update is missing again and again") {
-  StartedRound test({}, 4, 1);
+TEST_CASE("SecureRound: attempts pause if one site that is needed is gone again and again") {
+  const Phase phase = GENERATE(Phase::mask, Phase::consent, Phase::unmask);
+  StartedRound test({}, 4);
   for (int attempt = 0; attempt < 2; ++attempt) {
-    if (attempt > 0) {
-      test.loop = std::jthread([&] { test.round.attempt(kWork, kElements, test.ready); });
-      test.get_terms();
-    }
-    const auto deliveries = test.deliveries();
-    for (std::size_t i = 0; i + 1 < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
-    const Clock::time_point began = Clock::now();
-    test.loop.join();
-    if (attempt == 1) CHECK(seconds_since(began) >= 1);  // what is left of the phase, and the pause
-    CHECK_THAT(test.said, Contains("west is gone at sending masked updates"));
-    CHECK((test.said.find("attempts failed without the update of west, and") != std::string::npos) ==
-          (attempt == 1));
+    if (attempt > 0) test.begin_again();
+    test.fail_without({"west"}, phase);
+    CHECK_THAT(test.said, Contains(phase == Phase::mask      ? "west is gone at sending masked updates"
+                                   : phase == Phase::consent ? "west is gone at consenting"
+                                                             : "west is gone at unmasking"));
+    CHECK((test.said.find("attempts failed because west did not stay to the end, and a sum needs it") !=
+           std::string::npos) == (attempt == 1));
   }
+  CHECK_THAT(test.said, Contains("the next one begins after 1 s"));
+  CHECK(seconds_since(test.said_at) >= 1);
+  CHECK(test.round.unmasked(0) == (phase == Phase::unmask));
+}
+
+TEST_CASE("SecureRound: a site gone at consent again and again is left out if it can be") {
+  StartedRound test;
+  test.fail_without({"south", "west"}, Phase::consent);
+  test.begin_again();
+  test.fail_without({"north", "west"}, Phase::consent);
+  CHECK_THAT(test.said, !Contains("begins after"));
+  test.start_attempt();
+  const auto next = test.round.ready(kSites[0], test.offer, test.number, kPatience, [] { return false; });
+  REQUIRE(next);
+  CHECK(next->agreement.sites == std::vector<std::string>{"east", "north", "south"});
+  CHECK_THAT(test.said, Contains("left out of sums: west because attempts failed when it was gone"));
 }
 
 TEST_CASE("SecureRound: other sites are served while the sum is unmasked") {
   StartedRound test;
-  bool served = false, answered = false, begun = true;
+  bool answered = false, begun = true;
+  std::future<void> calls;
+  std::future_status served{};
   test.meanwhile = [&] {
-    auto calls = std::async(std::launch::async, [&] {
+    calls = std::async(std::launch::async, [&] {
       answered = test.send(0, Phase::consent, {}).state == SecureRound::Answer::State::here;
       begun = test.round.ready(kSites[0], test.offer, test.number, 0, [] { return false; }).has_value();
       test.round.stop();
     });
-    served = calls.wait_for(std::chrono::seconds(5)) == std::future_status::ready;
-    if (!served) std::abort();  // the calls wait for this one, and it for them
+    served = calls.wait_for(std::chrono::duration<double>(kPatience));
   };
   const auto deliveries = test.deliveries();
   for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
@@ -400,7 +475,8 @@ TEST_CASE("SecureRound: other sites are served while the sum is unmasked") {
   for (std::size_t i = 0; i < kSites.size(); ++i)
     test.send(i, Phase::unmask, test.sites[i].unmask(Consents::decode(consents[i])).encode());
   test.loop.join();
-  CHECK((served && answered && !begun));
+  calls.wait();  // if they were not served before, they are now
+  CHECK((served == std::future_status::ready && answered && !begun));
   CHECK(test.sum_survivors == kSites.size());
 }
 

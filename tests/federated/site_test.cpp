@@ -8,6 +8,7 @@
 #include "core/clock.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/federated/transport/offer_trial.h"
+#include "tests/federated/transport/sum_trial.h"
 
 namespace conclave {
 namespace {
@@ -99,6 +100,24 @@ TEST_CASE_METHOD(OfferedSite, "Site: repeats fruitless work at most once a secon
     CHECK_THROWS_WITH(deliver(), Contains("there is no sum"));
     CHECK(seconds_since(began) >= 0.5);
   }
+}
+
+TEST_CASE("Site: what it sends for a sum is on record and paid for first") {
+  const TemporaryDirectory folder;
+  SumTrial trial(folder.path(), false);
+  CHECK(trial.deliver());
+  CHECK(trial.at_upload() == SumTrial::Done{.sent = SumTrial::kAttempt, .spends = 1});
+  CHECK(trial.at_unmask() ==
+        SumTrial::Done{.sent = SumTrial::kAttempt, .unmasked = SumTrial::kAttempt, .spends = 1});
+  CHECK(trial.sum() == std::vector<std::int64_t>(SumTrial::kElements, 10));  // two others', of 5 each
+}
+
+TEST_CASE("Site: without shares it sends random words, which cost nothing") {
+  const TemporaryDirectory folder;
+  SumTrial trial(folder.path(), true);
+  CHECK_FALSE(trial.deliver());
+  CHECK(trial.at_upload() == SumTrial::Done{});
+  CHECK_FALSE(trial.at_unmask());
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 
 #include "tests/data/full_disk.h"
 #include "tests/data/temporary_directory.h"
@@ -151,6 +152,21 @@ TEST_CASE_METHOD(DeliveryFixture, "an update above the budget is not offered to 
   CHECK_THROWS_AS(send(), BudgetExceeded);
   CHECK(site.delivered.empty());
   CHECK(on_disk(noisy ? "site" : "record").empty());
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "a model with parameters trained without noise has no finite epsilon") {
+  const bool noisy = GENERATE(false, true);
+  begin(noisy ? kNoisy : RoundPrivacy());
+  send();
+  const PrivacyMark shared = delivery->mark(false).value(), all = delivery->mark(true).value();
+  CHECK(shared.epsilon == Approx(epsilon_of({1, 1, 1}, 1e-5, "rdp")).epsilon(0.5));
+  CHECK(shared.delta == 1e-5);
+  if (!noisy) {  // a site that hides its records trains all parameters with noise
+    CHECK(all == shared);
+    return;
+  }
+  CHECK((std::isinf(all.epsilon.value()) && all.unit == "site" && !all.delta));
+  CHECK_THAT(all.scope, Contains("the shared parameters only; what the site kept was trained without noise"));
 }
 
 TEST_CASE("a missing ledger is refused in a folder that says that privacy was spent there") {
