@@ -27,7 +27,7 @@ bool go_together(const Query& a, const Query& b) {
 namespace {
 
 void forsake(Job& job) {
-  job.answered.set_exception(std::make_exception_ptr(
+  job.done(std::make_exception_ptr(
       Refusal(kClientGone, "client_gone", "the client closed its connection before it was answered")));
 }
 
@@ -184,7 +184,7 @@ void BatchQueue::close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     for (Job* job : waiting_)
-      job->answered.set_exception(
+      job->done(
           std::make_exception_ptr(Refusal(503, "draining", "the service ended before it answered this")));
     waiting_.clear();
   }

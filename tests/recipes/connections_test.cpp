@@ -9,6 +9,7 @@
 #include <chrono>
 #include <ctime>
 #include <deque>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -408,6 +409,33 @@ TEST_CASE("answers that clients never read are bounded, and the oldest make room
   CHECK(in_time([&] { return running.connections.open() <= 2; }));
   CHECK(clients.front().receive(kAnswer - 1).size() < kAnswer - 1);
   CHECK(clients.back().receive(kAnswer - 1).size() == kAnswer - 1);
+}
+
+TEST_CASE("requests that wait for their answers keep no thread", "[service]") {
+  std::mutex mutex;
+  std::vector<Exchange*> waiting;
+  Connections* connections = nullptr;
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    if (request.bytes.starts_with("POST")) {  // resumed before its handler has returned
+      connections->resume(*request.exchange);
+    } else {
+      const std::lock_guard lock(mutex);
+      waiting.push_back(request.exchange);
+    }
+    return WholeAnswer{.later = [&] { return echo(request); }};
+  });
+  connections = &running.connections;
+  std::deque<Client> clients;
+  for (int i = 0; i < 5; ++i) clients.emplace_back(running.connections).send(kGet);
+  REQUIRE(in_time([&] {
+    const std::lock_guard lock(mutex);
+    return waiting.size() == 5;
+  }));
+  const Client other(running.connections);
+  other.send(kPost);
+  CHECK(other.receive(6) == "[POST]");
+  for (Exchange* exchange : waiting) running.connections.resume(*exchange);
+  for (const Client& client : clients) CHECK(client.receive(5) == "[GET]");
 }
 
 TEST_CASE("without memory for an answer, only that connection is closed", "[service]") {
