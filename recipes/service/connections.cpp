@@ -552,7 +552,8 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   const std::size_t size = connection.frame.size();
   WholeRequest request{.address = connection.address,
                        .admitted = std::exchange(connection.admitted, false),
-                       .head = *connection.frame.head()};
+                       .head = *connection.frame.head(),
+                       .forsaken = std::make_shared<std::atomic<bool>>(false)};
   std::string rest = connection.read.substr(size);  // a copy has no more capacity than it needs
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
@@ -645,7 +646,11 @@ void Connections::Loop::take_answers() {
     buffered_ -= std::exchange(connection.handed, 0);
     if (answer) start_writing(connection, std::move(answer->bytes), answer->close);
     if (!answer || *connection.forsaken || !advance(number, connection)) close(number);
-    if (buffered_ > options_.buffered) make_room();
+    const bool has_room = goes_on([&] {
+      if (buffered_ > options_.buffered) make_room();
+      return true;
+    });
+    if (!has_room) close(number);
   }
 }
 

@@ -45,8 +45,8 @@ struct WholeRequest {
   bool admitted = false;  ///< Admission has accepted the head
   RequestHead head = {};  ///< parsed from `bytes`
   /// Set once the client has closed its connection, or only its sending side, before it was answered: the
-  /// answer will not be sent.
-  std::shared_ptr<std::atomic<bool>> forsaken = std::make_shared<std::atomic<bool>>(false);
+  /// answer will not be sent. Null before the request is handed over.
+  std::shared_ptr<std::atomic<bool>> forsaken = {};
   Exchange* exchange = nullptr;  ///< for resume()
 };
 

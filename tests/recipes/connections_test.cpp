@@ -157,9 +157,10 @@ constexpr std::string_view kPost = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length
 constexpr std::string_view kHeld = "GET /held HTTP/1.1\r\nHost: a\r\n\r\n";
 constexpr std::string_view kClose = "GET /close HTTP/1.1\r\nHost: a\r\n\r\n";
 
-// Sends the head of a request with the body "abc". The answer to Expect shows that the head was read.
-void send_head(const Client& client) {
-  client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+// Sends the head of a request with a body of `size` bytes. The answer to Expect shows that the head was read.
+void send_head(const Client& client, std::size_t size = 3) {
+  client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(size) +
+              "\r\nExpect: 100-continue\r\n\r\n");
   REQUIRE(client.receive(25) == "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
@@ -455,6 +456,25 @@ TEST_CASE("without memory for an answer, only that connection is closed", "[serv
   const Client client(running.connections);
   client.send(kGet);
   CHECK(client.receive(5) == "[GET]");
+  CHECK_FALSE(WholeRequest{}.forsaken);  // nothing is allocated where a request is dropped
+}
+
+TEST_CASE("without memory to make room for an answer, the service goes on", "[service]") {
+  constexpr std::size_t kAnswer = std::size_t{8} << 20;  // more than sockets hold
+  const auto handler = [](const WholeRequest& request) {
+    if (!request.bytes.starts_with("PUT")) return echo(request);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // all of `large` is read meanwhile
+    return WholeAnswer{std::string(kAnswer, 'a'), true};
+  };
+  Running running({.port = 0, .threads = 1, .buffered = 3 * kAnswer - 1, .linger_seconds = 0.05}, handler, {},
+                  [](auto&&...) -> std::string { throw std::bad_alloc(); });
+  const Client large(running.connections), asks(running.connections), other(running.connections);
+  send_head(large, 2 * kAnswer);
+  REQUIRE(large.send_all(std::string(2 * kAnswer - 1, 'a')));
+  asks.send("PUT / HTTP/1.1\r\nHost: a\r\n\r\n");
+  asks.receive(1);
+  other.send(kGet);
+  CHECK(other.receive(5) == "[GET]");
 }
 
 TEST_CASE("when draining takes too long, the number of cut connections is returned", "[service]") {
