@@ -227,7 +227,7 @@ class Connections::Loop {
   std::mutex mutex_;  // guards the members below
   TlsContext context_;
   std::condition_variable changed_;
-  std::list<Exchange> requests_, answers_, later_;
+  std::list<Exchange> requests_, later_, resumed_, answers_;  // resumed_ comes before requests_
   bool over_ = false;
   std::vector<std::thread> workers_;
 };
@@ -284,10 +284,11 @@ void Connections::Loop::end() {
 void Connections::Loop::work() {
   for (;;) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return over_ || !requests_.empty(); });
+    changed_.wait(lock, [&] { return over_ || !requests_.empty() || !resumed_.empty(); });
     if (over_) return;
+    std::list<Exchange>& from = resumed_.empty() ? requests_ : resumed_;
     std::list<Exchange> taken;
-    taken.splice(taken.end(), requests_, requests_.begin());
+    taken.splice(taken.end(), from, from.begin());
     lock.unlock();
     Exchange& exchange = taken.front();
     goes_on([&] {
@@ -299,7 +300,7 @@ void Connections::Loop::work() {
     });
     lock.lock();
     if (exchange.answer && exchange.answer->later) {
-      std::list<Exchange>& to = exchange.resumed ? requests_ : later_;
+      std::list<Exchange>& to = exchange.resumed ? resumed_ : later_;
       exchange.place = taken.begin();
       exchange.waits = true;
       to.splice(to.end(), taken);
@@ -324,7 +325,7 @@ void Connections::Loop::resume(Exchange& exchange) {
     const std::lock_guard lock(mutex_);
     exchange.resumed = true;
     if (!exchange.waits) return;
-    requests_.splice(requests_.end(), later_, exchange.place);
+    resumed_.splice(resumed_.end(), later_, exchange.place);
   }
   changed_.notify_one();
 }

@@ -53,8 +53,9 @@ struct WholeRequest {
 struct WholeAnswer {
   std::string bytes = {};
   bool close = false;  ///< close the connection after the answer
-  /// If set, this is not the answer yet: after resume(), one of the pool's threads calls `later` for it. So a
-  /// request that waits keeps no thread. The request lives until then.
+  /// If set, this is not the answer yet: after resume(), one of the pool's threads calls `later` for it,
+  /// before it begins with requests that no thread has taken yet. So a request that waits keeps no thread.
+  /// The request lives until then.
   std::function<WholeAnswer()> later = {};
 };
 

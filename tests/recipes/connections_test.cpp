@@ -439,6 +439,38 @@ TEST_CASE("requests that wait for their answers keep no thread", "[service]") {
   for (const Client& client : clients) CHECK(client.receive(5) == "[GET]");
 }
 
+TEST_CASE("a request that is resumed comes before those that no thread has taken", "[service]") {
+  Held held;
+  std::atomic<Exchange*> waiting = nullptr;
+  std::vector<std::string> begun;  // by the only thread
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    if (!request.bytes.starts_with("POST")) {
+      begun.push_back("another request");
+      return held.answer(request);
+    }
+    waiting = request.exchange;
+    return WholeAnswer{.later = [&] {
+      begun.push_back("the answer");
+      return echo(request);
+    }};
+  });
+  const Client waits(running.connections), holds(running.connections), queued(running.connections),
+      invalid(running.connections);
+  waits.send(kPost);
+  REQUIRE(in_time([&] { return waiting != nullptr; }));
+  holds.send(kHeld);
+  REQUIRE(held.come_to(1));
+  queued.send(kGet);
+  invalid.send("nonsense\r\n\r\n");
+  REQUIRE(invalid.receive(4) == "400");  // `queued` sent earlier, so it was read, too
+  running.connections.resume(*waiting);
+  held.go_on = true;
+  CHECK(waits.receive(6) == "[POST]");
+  CHECK(queued.receive(5) == "[GET]");
+  running.end();
+  CHECK(begun == std::vector<std::string>{"another request", "the answer", "another request"});
+}
+
 TEST_CASE("without memory for an answer, only that connection is closed", "[service]") {
   const auto no_memory = [](auto&&...) -> std::string { throw std::bad_alloc(); };
   Running running(
