@@ -117,10 +117,13 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
   std::size_t& body = http.connections.limits.body;
   body = arguments.max_body.value_or(engine.input_shape().image.size() > 0 ? body : kMostOfTexts);
   http.connections.buffered = std::max(http.connections.buffered, 2 * body);
-  // Threads that read requests and write answers; what waits for the engine needs none. Half of them may wait
-  // until there is room for an image.
-  http.connections.threads = std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 32) + 16;
-  const std::size_t images = http.connections.threads / 2;
+  // Threads that read requests and write answers; what waits for the engine needs none. An image that waits
+  // until there is room for its pixels does, so each of those that may wait has one: a quarter as many as
+  // requests that can wait or be computed (in two batches, one of which takes steps).
+  const auto queries = static_cast<std::size_t>(arguments.limits.waiting + 2 * arguments.limits.jobs);
+  const std::size_t images = engine.input_shape().image.size() > 0 ? (queries + 3) / 4 : 0;
+  http.connections.threads =
+      std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 32) + 16 + images;
   BatchQueue queue(arguments.limits);
   const Inputs inputs(engine.input_shape(), images);
   const Outputs outputs;
