@@ -62,7 +62,8 @@ struct WholeAnswer {
 class Connections {
  public:
   /// Called in any of the pool's threads, as is WholeAnswer::later. An exception from any of these three
-  /// functions, such as for want of memory, closes the connection.
+  /// functions, such as for want of memory, closes the connection. A handler must not throw once it has given
+  /// away the request's exchange: this ends its life.
   using Handler = std::function<WholeAnswer(const WholeRequest& request)>;
   /// Called in run()'s thread when the head of a request is complete and its body is not. Returns "" to
   /// accept the request, or the bytes of an answer, after which the connection is closed. Not called for a

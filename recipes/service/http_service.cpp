@@ -217,7 +217,7 @@ class HttpService::Server : private httplib::Server {
   }
 
  private:
-  // A query that waits for the engine. `request` lives until it is answered.
+  // A query for the engine. `request` lives until it is answered.
   struct Pending {
     Pending(Job asked, const WholeRequest& request, const AnswerWriter& writer)
         : job(std::move(asked)), request(request), writer(writer) {}
@@ -275,13 +275,21 @@ class HttpService::Server : private httplib::Server {
     const bool closes = request.head.closes || (connections_.ending() && !request.followed);
     pending_ = nullptr;
     const bool good = process_request(stream, closes, closed, nullptr);
-    if (pending_)
-      return {.later = [this, pending = std::exchange(pending_, nullptr)] { return complete(*pending); }};
+    if (pending_) return queued(std::exchange(pending_, nullptr));
     constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";  // Connections has sent it before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
     count(request, task_, status_, stream.answer.size());
     return {std::move(stream.answer), closed || !good || closes};
+  }
+
+  // Nothing may fail once the queue has the job, because the request has to live until the job is done.
+  WholeAnswer queued(const std::shared_ptr<Pending>& pending) {
+    WholeAnswer answer{.later = [this, pending] { return complete(*pending); }};
+    if (queue_.push(pending->job)) return answer;
+    pending->failure =
+        std::make_exception_ptr(Refusal(503, "busy", "too many requests wait for an answer; try again"));
+    return complete(*pending);
   }
 
   // The answer to a query that the engine has answered, or failed to.
@@ -395,8 +403,6 @@ class HttpService::Server : private httplib::Server {
         at->failure = std::move(failure);
         connections_.resume(*at->request.exchange);
       };
-      if (!queue_.push(pending->job))
-        throw Refusal(503, "busy", "too many requests wait for an answer; try again");
       pending_ = std::move(pending);
     } catch (const Refusal&) {
       set_error(answer, std::current_exception());
@@ -433,7 +439,7 @@ class HttpService::Server : private httplib::Server {
   static thread_local int status_;
   static thread_local std::string_view type_;
   static thread_local const WholeRequest* asked_;
-  static thread_local std::shared_ptr<Pending> pending_;  // null: httplib writes the answer
+  static thread_local std::shared_ptr<Pending> pending_;  // null: the answer is what httplib writes
   Connections connections_;
 };
 
