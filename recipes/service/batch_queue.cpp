@@ -26,8 +26,7 @@ bool go_together(const Query& a, const Query& b) {
 
 BatchQueue::BatchQueue(const BatchLimits& limits)
     : limits_(limits),
-      client_gone_(std::make_exception_ptr(
-          Refusal(kClientGone, "client_gone", "the client closed its connection before it was answered"))),
+      client_gone_(std::make_exception_ptr(client_gone())),
       draining_(
           std::make_exception_ptr(Refusal(503, "draining", "the service ended before it answered this"))) {
   require(

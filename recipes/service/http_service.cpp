@@ -161,13 +161,17 @@ std::string bytes_of(const httplib::Response& answer, std::string_view connectio
   return bytes.append("\r\n").append(answer.body);
 }
 
+std::optional<TaskKind> task_at(std::string_view path) {
+  constexpr std::string_view kTasks = "/v1/";
+  return path.starts_with(kTasks) ? task_named(path.substr(kTasks.size())) : std::nullopt;
+}
+
 // The methods allowed at `path`; "" where the path does not exist.
 std::string methods_at(std::string_view path) {
   constexpr std::array<std::string_view, 6> kPages{"/",       "/v1",           "/healthz",
                                                    "/readyz", "/openapi.json", "/metrics"};
   if (std::ranges::find(kPages, path) != kPages.end()) return "GET, HEAD";
-  constexpr std::string_view kTasks = "/v1/";
-  return path.starts_with(kTasks) && task_named(path.substr(kTasks.size())) ? "POST" : "";
+  return task_at(path) ? "POST" : "";
 }
 
 }  // namespace
@@ -266,6 +270,10 @@ class HttpService::Server : private httplib::Server {
   }
 
   WholeAnswer handle(const WholeRequest& request) {
+    if (*request.forsaken) {
+      count(request, task_at(request.head.path), kClientGone, 0);
+      return {.close = true};
+    }
     const std::string client = client_of(request.address, &request.head);
     WholeStream stream(request, client);
     bool closed = false;
@@ -396,8 +404,9 @@ class HttpService::Server : private httplib::Server {
       const AnswerWriter& writer =
           outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
       auto pending = std::make_shared<Pending>(
-          Job(inputs_.read(task, {.type = type_, .bytes = request.body}), asked_->forsaken.get()), *asked_,
-          writer);
+          Job(inputs_.read(task, {.type = type_, .bytes = request.body, .forsaken = asked_->forsaken.get()}),
+              asked_->forsaken.get()),
+          *asked_, writer);
       engine_.prepare(pending->job);
       pending->job.on_done = [this, at = pending.get()](std::exception_ptr failure) {
         at->failure = std::move(failure);

@@ -1,10 +1,11 @@
-// The HTTP front of the service without memory, on one rank, with an engine that needs no model.
+// The HTTP front of the service on one rank, with an engine that needs no model.
 #include "recipes/service/http_service.h"
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <thread>
@@ -16,6 +17,17 @@
 namespace conclave::service {
 namespace {
 
+using Catch::Matchers::Contains;
+
+struct CountingReader : JsonReader {
+  std::string_view type() const override { return "application/counted"; }
+  Fields read(const Body& body) const override {
+    ++reads;
+    return JsonReader::read(body);
+  }
+  mutable std::atomic<int> reads = 0;
+};
+
 class EvenEngine : public Engine {
  public:
   EvenEngine() {
@@ -25,6 +37,8 @@ class EvenEngine : public Engine {
   }
   const ModelFacts& facts() const override { return facts_; }
   void prepare(Job& job) const override {
+    ++prepared;
+    while (holds) std::this_thread::yield();
     job.answer.probabilities.reserve(2);
     job.rows = job.cost = 1;
   }
@@ -32,6 +46,9 @@ class EvenEngine : public Engine {
   void step(EngineBatch& batch) override {
     for (Job* job : batch.jobs) job->answer.probabilities.assign({0.5F, 0.5F});
   }
+
+  mutable std::atomic<int> prepared = 0;
+  std::atomic<bool> holds = false;  // keeps the thread of a query
 
  private:
   ModelFacts facts_;
@@ -45,6 +62,7 @@ HttpOptions on_one_thread() {
 
 struct Service {
   ~Service() {
+    engine.holds = false;
     http.end();
     connections.join();
   }
@@ -134,6 +152,34 @@ TEST_CASE("whichever allocation fails, only that request does", "[service]") {
     CHECK((answer.starts_with("HTTP/1.1 200") || (failed && (says_why || answer.empty()))));
     REQUIRE(Asking(service.http.port(), health()).answer().starts_with("HTTP/1.1 200"));
   }
+}
+
+TEST_CASE("a request that is forsaken before a thread takes it is not read", "[service]") {
+  if (test_world().size() > 1) return;
+  Service service;
+  const int port = service.http.port();
+  auto made = std::make_unique<CountingReader>();
+  const CountingReader& reader = *made;
+  service.inputs.add(std::move(made));
+  const auto everything_sent_is_seen = [&] {
+    REQUIRE(Asking(port, "nonsense\r\n\r\n").answer().starts_with("HTTP/1.1 400"));
+  };
+  service.engine.holds = true;
+  const Asking first(port, query());
+  for (const double began = now(); service.engine.prepared == 0 && now() - began < 30;)
+    std::this_thread::yield();
+  {
+    const Asking leaves(port, std::string("POST /v1/classify") + kHead +
+                                  "Content-Type: application/counted\r\nContent-Length: 2\r\n\r\n{}");
+    everything_sent_is_seen();
+  }
+  everything_sent_is_seen();
+  service.engine.holds = false;
+  service.compute();
+  CHECK(first.answer().starts_with("HTTP/1.1 200"));
+  CHECK(Asking(port, health()).answer().starts_with("HTTP/1.1 200"));  // by the only thread, later
+  CHECK(reader.reads == 0);
+  CHECK_THAT(service.metrics.text({}), Contains("requests_total{status=\"499\",task=\"classify\"} 1"));
 }
 
 }  // namespace
