@@ -32,7 +32,7 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   RunFolder folder(arguments.out, grid.world());
   folder.expect_no_checkpoints("; name another folder by --out");
   // The training data, which may not be on this machine, is read only if ranges are learned from it.
-  const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
+  const std::string path = find_checkpoint(arguments.checkpoint, Verify::model, grid.world());
   CheckpointState state = CheckpointReader(path).state();
   const Recipe recipe = parse_recipe(state.recipe, path + ":/state/recipe", overrides);
   const bool by_token = recipe.quantization.activations == "token";
