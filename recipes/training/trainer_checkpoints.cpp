@@ -73,7 +73,7 @@ void Trainer::resume() {
       std::erase_if(stored, [&](const TensorEntry& entry) { return entry.name == name; });
     }
   try {
-    reader.load(stored);
+    reader.expect(stored);
   } catch (const Error& error) {
     if (changed.empty()) throw;
     fail(
@@ -81,6 +81,7 @@ void Trainer::resume() {
         "its weights by train.start_from",
         error.what(), changed);
   }
+  reader.load(stored);
   for (const Buffer* buffer : without_average) buffer->values.copy_from(optimizer_.average(*buffer));
   privacy_before_ = metadata.value("privacy_before", nlohmann::json::array()).dump();
   step_ = reader.state().step;

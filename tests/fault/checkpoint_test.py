@@ -119,6 +119,8 @@ def main():
     flip_bit(newest, place(newest, a_tensor(newest, "optimizer/")) + 5)
     run([PROGRAM, "inspect", "trained"], says=["step 6"])
     run([PROGRAM, "inspect", "trained", "--verify"], status=1, says=[newest.name, "checksum mismatch"])
+    said = train(1, "never", "train.steps=8", resume=newest, status=1, says=["optimizer/", "the file is damaged"])
+    assert "the recipe is not" not in said, said
     train(1, "further", "train.steps=8", resume="trained", says=["at step 4", newest.name, "skipped"])
 
 
