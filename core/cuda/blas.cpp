@@ -230,7 +230,7 @@ cublasComputeType_t compute_type(DType type) {
 
 template <class T, class Sum>
 bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
-  const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, relu, row_sums] = product;
+  const auto& [m, n, k, a, b, c, c_stride, accumulate, bias, row_sums] = product;
   if (m == 0 || n == 0) return false;
   if (k == 0) {  // the library does not accept k = 0
     for (Index row = 0; row < m && !accumulate; ++row)
@@ -254,8 +254,8 @@ bool multiply_any(const char* operation, const MatrixProduct<T, Sum>& product) {
                 .sum_type = dtype_of<Sum>,
                 .compute = compute_type(dtype_of<T>),
                 .epilogue = row_sums ? CUBLASLT_EPILOGUE_BGRADB  // sums over the right operand, which is a
-                            : bias   ? (relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
-                                     : (relu ? CUBLASLT_EPILOGUE_RELU : CUBLASLT_EPILOGUE_DEFAULT)};
+                            : bias   ? CUBLASLT_EPILOGUE_BIAS
+                                     : CUBLASLT_EPILOGUE_DEFAULT};
   const void* const vector = row_sums ? row_sums : bias;
   Library& library = Library::of_thread();
   const Plan& plan = library.plan(operation, key, vector);

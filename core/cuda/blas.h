@@ -23,11 +23,9 @@ struct MatrixProduct {
   Index c_stride = 0;
   bool accumulate = false;  ///< c += the product instead
   /// Only if the operands are f32, for which cuBLASLt's epilogues are well tried, and k > 0: a bias [n],
-  /// aligned to 16 bytes and added to every row, and max(0, .) of the result.
+  /// aligned to 16 bytes and added to every row.
   const Sum* bias = nullptr;
-  bool relu = false;
-  /// Instead of bias and relu, also only for f32 operands: receives the sums of a's rows [m]; aligned to 16
-  /// bytes.
+  /// Instead of a bias, also only for f32 operands: receives the sums of a's rows [m]; aligned to 16 bytes.
   Sum* row_sums = nullptr;
 };
 

@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kBlock)
   });
 }
 
-// What follows the products of grouped_linear if cuBLASLt's own epilogues cannot do it: cuBLASLt's GELU is a
-// different function, and it gives no derivatives.
+// What follows the products of grouped_linear, unless that is a bias alone. cuBLASLt's own epilogues cannot
+// do it: its ReLU turns NaN into 0, its GELU is a different function, and it gives no derivatives.
 template <class T>
 void finish(RowOffsets offsets, const Tensor& bias, Activation kind, const Tensor& y,
             const Tensor& derivative) {
@@ -256,23 +256,20 @@ void grouped_linear(const Tensor& x, RowOffsets offsets, const Tensor& weight, c
       return;
     }
     const bool alone = !pb && !pd && kind == Activation::none;  // nothing follows the product
-    // cuBLASLt's GELU is a different function; and every group's bias must be aligned to 16 bytes.
-    const bool by_library = std::is_same_v<T, float> && !pd && in > 0 &&
-                            (kind == Activation::none || kind == Activation::relu) &&
-                            (!pb || (aligned({pb}) && out % kPackWidth<T> == 0));
+    // Every group's bias must be aligned to 16 bytes.
+    const bool by_library = std::is_same_v<T, float> && pb && !pd && kind == Activation::none && in > 0 &&
+                            aligned({pb}) && out % kPackWidth<T> == 0;
     multiplied("linear", Matrix<T>{px, x.size(0), in, in}, Matrix<T>{pw, weight.size(0) * out, in, in},
                [&]<class S>(const Matrix<S>& inputs, const Matrix<S>& weights) {
                  for_groups(offsets, [&](Index group, Index first, Index rows) {
-                   multiply("linear",
-                            MatrixProduct<S, T>{.m = rows,
-                                                .n = out,
-                                                .k = in,
-                                                .a = inputs.from(first),
-                                                .b = weights.from(group * out, true),
-                                                .c = py + first * out,
-                                                .c_stride = out,
-                                                .bias = by_library && pb ? pb + group * out : nullptr,
-                                                .relu = by_library && kind == Activation::relu});
+                   multiply("linear", MatrixProduct<S, T>{.m = rows,
+                                                          .n = out,
+                                                          .k = in,
+                                                          .a = inputs.from(first),
+                                                          .b = weights.from(group * out, true),
+                                                          .c = py + first * out,
+                                                          .c_stride = out,
+                                                          .bias = by_library ? pb + group * out : nullptr});
                  });
                });
     if (!alone && !by_library) finish<T>(offsets, bias, kind, y, derivative);

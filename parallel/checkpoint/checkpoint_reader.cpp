@@ -188,11 +188,31 @@ Tensor CheckpointReader::read(const std::string& name) const {
   return values;
 }
 
+void CheckpointReader::throw_together(const std::string& error) const {
+  if (group_ != nullptr && group_->max(Index{!error.empty()}) != 0) {
+    const auto errors = group_->all_gather(error);
+    const auto first =
+        std::find_if(errors.begin(), errors.end(), [](const auto& text) { return !text.empty(); });
+    throw Error(error.empty() ? fmt::format("{} (on rank {})", *first, first - errors.begin()) : error);
+  }
+  if (!error.empty()) throw Error(error);
+}
+
+void CheckpointReader::expect(std::span<const TensorEntry> entries) const {
+  std::string error;
+  try {
+    for (const TensorEntry& entry : entries) check(entry);
+  } catch (const std::exception& failure) {
+    error = failure.what();
+  }
+  throw_together(error);
+}
+
 void CheckpointReader::load(std::span<const TensorEntry> entries) const {
+  expect(entries);  // cheap checks before any reading
   std::vector<Tensor> staged;
   std::string error;
   try {
-    for (const TensorEntry& entry : entries) check(entry);  // cheap checks before any reading
     for (const TensorEntry& entry : entries) {
       TensorEntry copy = entry;
       copy.values = Tensor::empty(entry.values.shape(), entry.values.dtype());
@@ -202,13 +222,7 @@ void CheckpointReader::load(std::span<const TensorEntry> entries) const {
   } catch (const std::exception& failure) {
     error = failure.what();
   }
-  if (group_ != nullptr && group_->max(Index{!error.empty()}) != 0) {
-    const auto errors = group_->all_gather(error);
-    const auto first =
-        std::find_if(errors.begin(), errors.end(), [](const auto& text) { return !text.empty(); });
-    throw Error(error.empty() ? fmt::format("{} (on rank {})", *first, first - errors.begin()) : error);
-  }
-  if (!error.empty()) throw Error(error);
+  throw_together(error);
   for (std::size_t i = 0; i < entries.size(); ++i) entries[i].values.copy_from(staged[i]);
 }
 

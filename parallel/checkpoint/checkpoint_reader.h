@@ -40,6 +40,9 @@ class CheckpointReader {
   /// Reads the whole tensor into heap memory.
   Tensor read(const std::string& name) const;
 
+  /// Throws Error unless the file has all entries, with their shapes and dtypes. Reads nothing. Collective
+  /// over the group, if there is one: all of its ranks throw, or none.
+  void expect(std::span<const TensorEntry> entries) const;
   /// Reads and verifies all entries before it copies any of them: after an Error, no entry on any rank of the
   /// group has changed. Collective over the group, if there is one. Temporarily needs as much memory again as
   /// the entries.
@@ -62,6 +65,8 @@ class CheckpointReader {
   std::string read_state(const std::string& name, std::uint64_t file_bytes) const;
   const Info& info(const std::string& name) const;
   void check(const TensorEntry& entry) const;
+  /// Throws Error on all ranks of the group if `error` is not "" on one of them.
+  void throw_together(const std::string& error) const;
 
   std::string path_;
   Communicator* group_;

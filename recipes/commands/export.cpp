@@ -56,7 +56,7 @@ int export_weights(const ExportArguments& arguments, const ProcessEnvironment& s
   require(arguments.overrides.empty(), "--set changes what is computed, and is for ONNX files only");
   expect_alone(surroundings.ranks);
   expect_replaceable(arguments);
-  const CheckpointReader reader(find_checkpoint(arguments.checkpoint));
+  const CheckpointReader reader(find_checkpoint(arguments.checkpoint, Verify::model));
   (format == "hdf5" ? export_hdf5 : export_safetensors)(reader, arguments.output, export_notes(reader));
   fmt::print("{}\n", arguments.output);
   return 0;

@@ -234,21 +234,22 @@ int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnv
   require(world->size() == 1, "a coordinator is one process; start it without mpirun");
   const Kit kit = Kit::read(fs::path(federation.kits) / kCoordinatorName, std::time(nullptr));
   const SecureOptions secure = secure_options(settings);
-  Coordinator coordinator({.directory = federation.directory,
-                           .address = federation.listen,
-                           .start = federation.start.empty() ? "" : find_checkpoint(federation.start),
-                           .rounds = federation.rounds,
-                           .quorum = federation.quorum,
-                           .gather_seconds = federation.gather_seconds,
-                           .deadline_seconds = federation.deadline_seconds,
-                           .local_steps = federation.local_steps,
-                           .keep = federation.keep,
-                           .strategy = settings.strategy.options,
-                           .schedule = schedule_from(settings.strategy.schedule),
-                           .max_staleness = settings.strategy.max_staleness,
-                           .sharing = sharing_rules(settings.sharing),
-                           .secure = secure},
-                          kit, allow_list(federation), *world, say);
+  Coordinator coordinator(
+      {.directory = federation.directory,
+       .address = federation.listen,
+       .start = federation.start.empty() ? "" : find_checkpoint(federation.start, Verify::model),
+       .rounds = federation.rounds,
+       .quorum = federation.quorum,
+       .gather_seconds = federation.gather_seconds,
+       .deadline_seconds = federation.deadline_seconds,
+       .local_steps = federation.local_steps,
+       .keep = federation.keep,
+       .strategy = settings.strategy.options,
+       .schedule = schedule_from(settings.strategy.schedule),
+       .max_staleness = settings.strategy.max_staleness,
+       .sharing = sharing_rules(settings.sharing),
+       .secure = secure},
+      kit, allow_list(federation), *world, say);
   say(fmt::format("coordinator of {} listens at port {}", federation.name, coordinator.port()));
   if (const RoundPrivacy& privacy = secure.privacy; privacy.is_on())
     say(fmt::format(

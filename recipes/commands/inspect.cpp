@@ -41,7 +41,8 @@ void print_experts(const nlohmann::json& metadata, std::int64_t step) {
 }  // namespace
 
 int inspect(const InspectArguments& arguments) {
-  const CheckpointReader reader(find_checkpoint(arguments.checkpoint, Verify::structure));
+  const CheckpointReader reader(
+      find_checkpoint(arguments.checkpoint, arguments.verify ? Verify::structure : Verify::model));
   const CheckpointState& state = reader.state();
   const auto metadata = nlohmann::json::parse(state.metadata);
   if (arguments.recipe) {

@@ -30,9 +30,10 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   overrides.insert(overrides.begin(), {"quantization.enabled=true", "quantization.start_step=0"});
   // A checkpoint that is there could be the model itself, or a later step, which other commands would take.
   RunFolder folder(arguments.out, grid.world());
-  folder.expect_no_checkpoints("; name another folder by --out");
+  const auto expect_no_checkpoints = [&] { folder.expect_no_checkpoints("; name another folder by --out"); };
+  expect_no_checkpoints();
   // The training data, which may not be on this machine, is read only if ranges are learned from it.
-  const std::string path = find_checkpoint(arguments.checkpoint, grid.world());
+  const std::string path = find_checkpoint(arguments.checkpoint, Verify::model, grid.world());
   CheckpointState state = CheckpointReader(path).state();
   const Recipe recipe = parse_recipe(state.recipe, path + ":/state/recipe", overrides);
   const bool by_token = recipe.quantization.activations == "token";
@@ -55,6 +56,7 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   state.recipe = to_toml(loaded.recipe());
   state.metadata = notes_of(metadata);
   folder.lock();
+  expect_no_checkpoints();  // a folder that was not there had no lock, so another process may have saved some
   CheckpointWriter writer(arguments.out, grid.world(), 0, false);
   writer.save(integer_entries(loaded.parameters(), loaded.model()), state);
   const SaveOutcome outcome = *writer.wait();

@@ -44,10 +44,10 @@ void answer_all(BatchQueue& queue, Engine& engine, Metrics& metrics, bool alone)
       if (!alone) throw;  // the other ranks still compute this step
       queue.end_step();
       complain(error.what());
-      for (Job* job : batch->jobs) job->answered.set_exception(std::current_exception());
+      for (Job* job : batch->jobs) job->done(std::current_exception());
       continue;
     }
-    for (Job* job : batch->jobs) job->answered.set_value();
+    for (Job* job : batch->jobs) job->done();
   }
 }
 
@@ -117,11 +117,13 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
   std::size_t& body = http.connections.limits.body;
   body = arguments.max_body.value_or(engine.input_shape().image.size() > 0 ? body : kMostOfTexts);
   http.connections.buffered = std::max(http.connections.buffered, 2 * body);
-  // Threads for all requests that can wait or be computed (in two batches, one of which takes steps), a
-  // quarter as many for images that wait to be decoded, and some for requests that need neither.
+  // Threads that read requests and write answers; what waits for the engine needs none. An image that waits
+  // until there is room for its pixels does, so each of those that may wait has one: a quarter as many as
+  // requests that can wait or be computed (in two batches, one of which takes steps).
   const auto queries = static_cast<std::size_t>(arguments.limits.waiting + 2 * arguments.limits.jobs);
-  const std::size_t images = (queries + 3) / 4;
-  http.connections.threads = queries + images + 8;
+  const std::size_t images = engine.input_shape().image.size() > 0 ? (queries + 3) / 4 : 0;
+  http.connections.threads =
+      std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 32) + 16 + images;
   BatchQueue queue(arguments.limits);
   const Inputs inputs(engine.input_shape(), images);
   const Outputs outputs;

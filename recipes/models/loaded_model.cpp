@@ -33,15 +33,15 @@ std::string find_checkpoint(const std::string& path, Verify verify) {
   return *newest;
 }
 
-std::string find_checkpoint(const std::string& path, Communicator& world) {
-  return from_first(world, [&] { return find_checkpoint(path); });
+std::string find_checkpoint(const std::string& path, Verify verify, Communicator& world) {
+  return from_first(world, [&] { return find_checkpoint(path, verify); });
 }
 
 std::string find_start(const Recipe& recipe, Communicator& world) {
   if (recipe.train.start_from.empty()) return "";
   return from_first(world, [&] {
     try {
-      return CheckpointReader(find_checkpoint(recipe.train.start_from)).path();
+      return CheckpointReader(find_checkpoint(recipe.train.start_from, Verify::model)).path();
     } catch (const Error& error) {
       fail("train.start_from: {}; train that model first, or set it to \"\"", error.what());
     }
@@ -66,7 +66,7 @@ std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string
 
 LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
                          const std::vector<std::string>& overrides, bool calibrates)
-    : checkpoint_(find_checkpoint(checkpoint, grid.world())),
+    : checkpoint_(find_checkpoint(checkpoint, Verify::model, grid.world())),
       tokenizer_(tokenizer_of(CheckpointReader(checkpoint_))) {
   const CheckpointReader reader(checkpoint_, grid.world());
   recipe_ = parse_recipe(reader.state().recipe, checkpoint_ + ":/state/recipe", overrides);

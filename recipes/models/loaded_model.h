@@ -20,10 +20,11 @@ class CheckpointReader;
 
 /// newest_checkpoint(), with a warning on standard error for each checkpoint that it skips.
 std::optional<std::string> newest_told(const std::string& directory, Verify verify);
-/// `path` if it is a file, else the newest checkpoint in the folder that passes; throws Error if none does.
-std::string find_checkpoint(const std::string& path, Verify verify = Verify::model);
+/// `path` if it is a file, which is not looked at; else the newest checkpoint in the folder that passes.
+/// Throws Error if none does. `verify`: what the caller needs of it.
+std::string find_checkpoint(const std::string& path, Verify verify);
 /// Every rank gets what rank 0 finds, because a run that is still training saves new ones. Collective.
-std::string find_checkpoint(const std::string& path, Communicator& world);
+std::string find_checkpoint(const std::string& path, Verify verify, Communicator& world);
 /// The checkpoint that train.start_from names; "" where that is empty. Collective; throws Error, which says
 /// what to do.
 std::string find_start(const Recipe& recipe, Communicator& world);

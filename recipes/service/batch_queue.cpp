@@ -24,16 +24,11 @@ bool go_together(const Query& a, const Query& b) {
   return true;
 }
 
-namespace {
-
-void forsake(Job& job) {
-  job.answered.set_exception(std::make_exception_ptr(
-      Refusal(kClientGone, "client_gone", "the client closed its connection before it was answered")));
-}
-
-}  // namespace
-
-BatchQueue::BatchQueue(const BatchLimits& limits) : limits_(limits) {
+BatchQueue::BatchQueue(const BatchLimits& limits)
+    : limits_(limits),
+      client_gone_(std::make_exception_ptr(client_gone())),
+      draining_(
+          std::make_exception_ptr(Refusal(503, "draining", "the service ended before it answered this"))) {
   require(
       limits.rows >= 1 && limits.jobs >= 1 && limits.waiting >= 1,
       "batches of at most {} rows and {} queries, with at most {} waiting queries: each must be 1 or more",
@@ -73,9 +68,9 @@ EngineBatch* BatchQueue::next() {
 }
 
 void BatchQueue::drop_forsaken() {
-  std::erase_if(waiting_, [](Job* job) {
+  std::erase_if(waiting_, [&](Job* job) {
     if (!job->is_forsaken()) return false;
-    forsake(*job);
+    job->done(client_gone_);
     return true;
   });
 }
@@ -83,7 +78,7 @@ void BatchQueue::drop_forsaken() {
 // The engine then begins another batch in its place. To be called between steps.
 void BatchQueue::end_forsaken_batch() {
   if (!in_steps_.unfinished || !std::ranges::all_of(in_steps_.batch.jobs, &Job::is_forsaken)) return;
-  for (Job* job : in_steps_.batch.jobs) forsake(*job);
+  for (Job* job : in_steps_.batch.jobs) job->done(client_gone_);
   in_steps_.unfinished = in_steps_.batch.under_way = owes_step_ = false;
   owes_ = 0;
 }
@@ -183,9 +178,7 @@ void BatchQueue::close() {
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
-    for (Job* job : waiting_)
-      job->answered.set_exception(
-          std::make_exception_ptr(Refusal(503, "draining", "the service ended before it answered this")));
+    for (Job* job : waiting_) job->done(draining_);
     waiting_.clear();
   }
   changed_.notify_all();

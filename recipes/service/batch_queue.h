@@ -10,6 +10,7 @@
 
 #include <array>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <vector>
 
@@ -31,8 +32,8 @@ class BatchQueue {
  public:
   explicit BatchQueue(const BatchLimits& limits);
 
-  /// Thread-safe. Returns false, and does not take the job, where the queue is full or closed or the job
-  /// would take too long.
+  /// Thread-safe, and needs no memory. Returns false, and does not take the job, where the queue is full or
+  /// closed or the job would take too long.
   bool push(Job& job);
   /// Waits for jobs and returns the batch whose next step the engine is to run. The queue owns the batch; the
   /// pointer stays valid until the first call of next() after the batch's last step. Null once the queue is
@@ -68,6 +69,7 @@ class BatchQueue {
   double seconds_until(const Job& job) const;
 
   const BatchLimits limits_;
+  const std::exception_ptr client_gone_, draining_;  // made before, so that to end a job needs no memory
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Job*> waiting_;  // oldest first

@@ -154,6 +154,15 @@ bool goes_on(const Step& step) noexcept {
 
 }  // namespace
 
+// Made when a request is handed over, so that its answer needs no further memory on its way back.
+struct Exchange {
+  std::uint64_t number;  // of the connection
+  WholeRequest request;
+  std::optional<WholeAnswer> answer = {};    // none: the handler failed
+  bool resumed = false, waits = false;       // resume() was called; the handler returned WholeAnswer::later
+  std::list<Exchange>::iterator place = {};  // where it waits for resume()
+};
+
 class Connections::Loop {
  public:
   Loop(const ConnectionOptions& options, Handler handler, Refuser refuser, Admission admission);
@@ -165,6 +174,7 @@ class Connections::Loop {
   void renew_certificate();
   void end();
   bool ending() const { return ending_; }
+  void resume(Exchange& exchange);
   std::size_t open() const { return open_; }
 
  private:
@@ -172,12 +182,6 @@ class Connections::Loop {
   static constexpr int kPieces = 64;  // reads of a connection before the other connections get their turn
   using Number = std::uint64_t;       // identifies a connection
   using Phase = Connection::Phase;
-  // Made when a request is handed over, so that its answer needs no further memory on its way back.
-  struct Exchange {
-    Number number;
-    WholeRequest request;
-    std::optional<WholeAnswer> answer = {};  // none: the handler failed
-  };
 
   void watch(int descriptor, Number number, std::uint32_t events, int operation);
   void watch(Number number, Connection& connection, std::uint32_t events);
@@ -223,7 +227,7 @@ class Connections::Loop {
   std::mutex mutex_;  // guards the members below
   TlsContext context_;
   std::condition_variable changed_;
-  std::list<Exchange> requests_, answers_;
+  std::list<Exchange> requests_, later_, resumed_, answers_;  // resumed_ comes before requests_
   bool over_ = false;
   std::vector<std::thread> workers_;
 };
@@ -248,10 +252,8 @@ Connections::Loop::Loop(const ConnectionOptions& options, Handler handler, Refus
     while (workers_.size() < options_.threads) workers_.emplace_back([this] { work(); });
   } catch (const std::system_error& error) {
     stop_work();
-    fail(
-        "serve: needs {} threads, could start {}: {}; lower --max-waiting or --max-batch, or raise the "
-        "system's limit",
-        options_.threads, workers_.size(), error.what());
+    fail("serve: needs {} threads, could start {}: {}; raise the system's limit", options_.threads,
+         workers_.size(), error.what());
   }
 }
 
@@ -282,16 +284,31 @@ void Connections::Loop::end() {
 void Connections::Loop::work() {
   for (;;) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return over_ || !requests_.empty(); });
+    changed_.wait(lock, [&] { return over_ || !requests_.empty() || !resumed_.empty(); });
     if (over_) return;
+    std::list<Exchange>& from = resumed_.empty() ? requests_ : resumed_;
     std::list<Exchange> taken;
-    taken.splice(taken.end(), requests_, requests_.begin());
+    taken.splice(taken.end(), from, from.begin());
     lock.unlock();
     Exchange& exchange = taken.front();
     goes_on([&] {
-      exchange.answer = handler_(exchange.request);
+      std::function<WholeAnswer()> later;
+      if (exchange.answer) later = std::move(exchange.answer->later);
+      exchange.answer.reset();
+      exchange.answer = later ? later() : handler_(exchange.request);
       return true;
     });
+    lock.lock();
+    if (exchange.answer && exchange.answer->later) {
+      std::list<Exchange>& to = exchange.resumed ? resumed_ : later_;
+      exchange.place = taken.begin();
+      exchange.waits = true;
+      to.splice(to.end(), taken);
+      lock.unlock();
+      changed_.notify_one();
+      continue;
+    }
+    lock.unlock();
     exchange.request = {};
     lock.lock();
     answers_.splice(answers_.end(), taken);
@@ -301,6 +318,16 @@ void Connections::Loop::work() {
     if (first) [[maybe_unused]]
       const auto put = ::write(woken_.get(), &one, sizeof one);
   }
+}
+
+void Connections::Loop::resume(Exchange& exchange) {
+  {
+    const std::lock_guard lock(mutex_);
+    exchange.resumed = true;
+    if (!exchange.waits) return;
+    resumed_.splice(resumed_.end(), later_, exchange.place);
+  }
+  changed_.notify_one();
 }
 
 void Connections::Loop::watch(int descriptor, Number number, std::uint32_t events, int operation) {
@@ -526,7 +553,8 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   const std::size_t size = connection.frame.size();
   WholeRequest request{.address = connection.address,
                        .admitted = std::exchange(connection.admitted, false),
-                       .head = *connection.frame.head()};
+                       .head = *connection.frame.head(),
+                       .forsaken = std::make_shared<std::atomic<bool>>(false)};
   std::string rest = connection.read.substr(size);  // a copy has no more capacity than it needs
   connection.read.resize(size);
   request.bytes = std::exchange(connection.read, std::move(rest));
@@ -535,7 +563,8 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   connection.forsaken = request.forsaken;
   request.followed = RequestFrame(options_.limits).look(connection.read) == RequestFrame::State::complete;
   std::list<Exchange> made;
-  made.push_back({.number = number, .request = std::move(request)});
+  Exchange& exchange = made.emplace_back(Exchange{.number = number, .request = std::move(request)});
+  exchange.request.exchange = &exchange;
   connection.phase = Phase::answering;
   {
     const std::lock_guard lock(mutex_);
@@ -609,14 +638,20 @@ void Connections::Loop::take_answers() {
     const std::lock_guard lock(mutex_);
     answered.swap(answers_);
   }
-  for (auto& [number, request, answer] : answered) {
+  for (Exchange& exchange : answered) {
+    const Number number = exchange.number;
+    std::optional<WholeAnswer>& answer = exchange.answer;
     const auto found = connections_.find(number);
     if (found == connections_.end()) continue;
     Connection& connection = *found->second;
     buffered_ -= std::exchange(connection.handed, 0);
     if (answer) start_writing(connection, std::move(answer->bytes), answer->close);
     if (!answer || *connection.forsaken || !advance(number, connection)) close(number);
-    if (buffered_ > options_.buffered) make_room();
+    const bool has_room = goes_on([&] {
+      if (buffered_ > options_.buffered) make_room();
+      return true;
+    });
+    if (!has_room) close(number);
   }
 }
 
@@ -671,6 +706,7 @@ std::size_t Connections::run() { return loop_->run(); }
 void Connections::renew_certificate() { loop_->renew_certificate(); }
 void Connections::end() { loop_->end(); }
 bool Connections::ending() const { return loop_->ending(); }
+void Connections::resume(Exchange& exchange) { loop_->resume(exchange); }
 std::size_t Connections::open() const { return loop_->open(); }
 
 }  // namespace conclave::service

@@ -20,7 +20,7 @@ struct ConnectionOptions {
   int port = 8080;                         ///< 0: any free port
   std::string certificate = {}, key = {};  ///< PEM files; "": no TLS
   FrameLimits limits = {};
-  std::size_t threads = 64;  ///< threads that answer requests
+  std::size_t threads = 64;  ///< threads that answer requests; those that wait (WholeAnswer::later) need none
   /// Most open connections. Beyond, a new one replaces an idle one, or one that waits for its client.
   std::size_t connections = 4096;
   /// Most bytes of all requests that are not yet answered and all answers that are not yet sent. Beyond, the
@@ -34,6 +34,9 @@ struct ConnectionOptions {
   double drain_seconds = 30;    ///< after end(): most time until run() returns
 };
 
+/// A request that is being answered.
+struct Exchange;
+
 struct WholeRequest {
   std::string bytes = {};
   std::string address = {};                  ///< peer of the connection, which may be a proxy
@@ -42,19 +45,25 @@ struct WholeRequest {
   bool admitted = false;  ///< Admission has accepted the head
   RequestHead head = {};  ///< parsed from `bytes`
   /// Set once the client has closed its connection, or only its sending side, before it was answered: the
-  /// answer will not be sent.
-  std::shared_ptr<std::atomic<bool>> forsaken = std::make_shared<std::atomic<bool>>(false);
+  /// answer will not be sent. Null before the request is handed over.
+  std::shared_ptr<std::atomic<bool>> forsaken = {};
+  Exchange* exchange = nullptr;  ///< for resume()
 };
 
 struct WholeAnswer {
   std::string bytes = {};
   bool close = false;  ///< close the connection after the answer
+  /// If set, this is not the answer yet: after resume(), one of the pool's threads calls `later` for it,
+  /// before it begins with requests that no thread has taken yet. So a request that waits keeps no thread.
+  /// The request lives until then.
+  std::function<WholeAnswer()> later = {};
 };
 
 class Connections {
  public:
-  /// Called in any of the pool's threads. An exception from any of these three functions, such as for want of
-  /// memory, closes the connection.
+  /// Called in any of the pool's threads, as is WholeAnswer::later. An exception from any of these three
+  /// functions, such as for want of memory, closes the connection. A handler must not throw once it has given
+  /// away the request's exchange: this ends its life.
   using Handler = std::function<WholeAnswer(const WholeRequest& request)>;
   /// Called in run()'s thread when the head of a request is complete and its body is not. Returns "" to
   /// accept the request, or the bytes of an answer, after which the connection is closed. Not called for a
@@ -82,6 +91,9 @@ class Connections {
   /// Thread-safe: run() drains and returns.
   void end();
   bool ending() const;
+  /// Thread-safe, needs no memory, and may come before the handler has returned. To be called once for each
+  /// WholeAnswer::later.
+  void resume(Exchange& exchange);
   std::size_t open() const;  ///< connections
 
  private:

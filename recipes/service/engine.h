@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
-#include <future>
+#include <exception>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "recipes/service/query.h"
@@ -20,7 +22,12 @@ struct Job {
   std::int64_t rows = 0;              ///< model rows that the job adds to a batch
   std::int64_t cost = 0;              ///< estimate of the rows computed in all passes together
   const std::atomic<bool>* forsaken;  ///< set once nobody waits for the answer any more; null: never set
-  std::promise<void> answered;  ///< set on success or failure; the job may be destroyed right afterwards
+  /// Called once, on success (null) or failure; the job may be destroyed meanwhile.
+  std::function<void(std::exception_ptr failure)> on_done;
+  void done(std::exception_ptr failure = nullptr) {
+    const auto told = std::move(on_done);
+    if (told) told(std::move(failure));
+  }
 };
 
 /// Work that a batch has needed.

@@ -85,6 +85,8 @@ const char* reason_of(int status) {
   switch (status) {
     case 400:
       return "Bad Request";
+    case 200:
+      return "OK";
     case 401:
       return "Unauthorized";
     case 403:
@@ -107,6 +109,8 @@ const char* reason_of(int status) {
       return "Too Many Requests";
     case 431:
       return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
     case 503:
       return "Service Unavailable";
     case 505:
@@ -136,13 +140,38 @@ void set_error(httplib::Response& answer, const Refused& refused) {
   if (!refused.header.empty()) answer.set_header(refused.header.c_str(), refused.value);
 }
 
+void set_error(httplib::Response& answer, const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Refusal& refused) {
+    if (refused.status == 503) answer.set_header("Retry-After", "1");
+    set_error(answer, refused.status, refused.code, refused.what());
+  } catch (const std::exception& error) {
+    set_error(answer, 500, "internal", error.what());
+  } catch (...) {
+    set_error(answer, 500, "internal", "unknown");
+  }
+}
+
+// An answer that httplib does not write. `connection`: a header that says whether the connection stays.
+std::string bytes_of(const httplib::Response& answer, std::string_view connection) {
+  std::string bytes = fmt::format("HTTP/1.1 {} {}\r\nContent-Length: {}\r\n{}\r\n", answer.status,
+                                  reason_of(answer.status), answer.body.size(), connection);
+  for (const auto& [name, value] : answer.headers) bytes += fmt::format("{}: {}\r\n", name, value);
+  return bytes.append("\r\n").append(answer.body);
+}
+
+std::optional<TaskKind> task_at(std::string_view path) {
+  constexpr std::string_view kTasks = "/v1/";
+  return path.starts_with(kTasks) ? task_named(path.substr(kTasks.size())) : std::nullopt;
+}
+
 // The methods allowed at `path`; "" where the path does not exist.
 std::string methods_at(std::string_view path) {
   constexpr std::array<std::string_view, 6> kPages{"/",       "/v1",           "/healthz",
                                                    "/readyz", "/openapi.json", "/metrics"};
   if (std::ranges::find(kPages, path) != kPages.end()) return "GET, HEAD";
-  constexpr std::string_view kTasks = "/v1/";
-  return path.starts_with(kTasks) && task_named(path.substr(kTasks.size())) ? "POST" : "";
+  return task_at(path) ? "POST" : "";
 }
 
 }  // namespace
@@ -192,6 +221,16 @@ class HttpService::Server : private httplib::Server {
   }
 
  private:
+  // A query for the engine. `request` lives until it is answered.
+  struct Pending {
+    Pending(Job asked, const WholeRequest& request, const AnswerWriter& writer)
+        : job(std::move(asked)), request(request), writer(writer) {}
+    Job job;
+    const WholeRequest& request;
+    const AnswerWriter& writer;
+    std::exception_ptr failure;
+  };
+
   void route() {
     Get("/healthz", [](const auto&, auto& answer) { answer.set_content("alive\n", "text/plain"); });
     Get("/readyz", [this](const auto&, auto& answer) {
@@ -222,15 +261,8 @@ class HttpService::Server : private httplib::Server {
       return refused ? HandlerResponse::Handled : HandlerResponse::Unhandled;
     });
     set_error_handler([this](const auto& request, auto& answer) { explain(request, answer); });
-    set_exception_handler([](const auto&, auto& answer, std::exception_ptr failure) {
-      try {
-        std::rethrow_exception(failure);
-      } catch (const std::exception& error) {
-        set_error(answer, 500, "internal", error.what());
-      } catch (...) {
-        set_error(answer, 500, "internal", "unknown");
-      }
-    });
+    set_exception_handler(
+        [](const auto&, auto& answer, const std::exception_ptr& failure) { set_error(answer, failure); });
   }
 
   std::string client_of(const std::string& address, const RequestHead* head) const {
@@ -238,6 +270,10 @@ class HttpService::Server : private httplib::Server {
   }
 
   WholeAnswer handle(const WholeRequest& request) {
+    if (*request.forsaken) {
+      count(request, task_at(request.head.path), kClientGone, 0);
+      return {.close = true};
+    }
     const std::string client = client_of(request.address, &request.head);
     WholeStream stream(request, client);
     bool closed = false;
@@ -245,26 +281,60 @@ class HttpService::Server : private httplib::Server {
     // Decide once, so that the answer's Connection header agrees with what happens. A client that has already
     // sent another request is told only by the answer to its last one.
     const bool closes = request.head.closes || (connections_.ending() && !request.followed);
+    pending_ = nullptr;
     const bool good = process_request(stream, closes, closed, nullptr);
+    if (pending_) return queued(std::exchange(pending_, nullptr));
     constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";  // Connections has sent it before
     if (stream.answer.starts_with(kContinue)) stream.answer.erase(0, kContinue.size());
     if (stream.answer.size() > 12) status_ = std::atoi(stream.answer.c_str() + 9);
-    if (*request.forsaken) status_ = kClientGone;
-    const double passed = seconds_since(request.arrived);
-    metrics_.answered(task_, status_, passed);
-    note(client, &request.head, status_, passed, status_ == kClientGone ? 0 : stream.answer.size());
+    count(request, task_, status_, stream.answer.size());
     return {std::move(stream.answer), closed || !good || closes};
+  }
+
+  // Nothing may fail once the queue has the job, because the request has to live until the job is done.
+  WholeAnswer queued(const std::shared_ptr<Pending>& pending) {
+    WholeAnswer answer{.later = [this, pending] { return complete(*pending); }};
+    if (queue_.push(pending->job)) return answer;
+    pending->failure =
+        std::make_exception_ptr(Refusal(503, "busy", "too many requests wait for an answer; try again"));
+    return complete(*pending);
+  }
+
+  // The answer to a query that the engine has answered, or failed to.
+  WholeAnswer complete(Pending& pending) {
+    const WholeRequest& request = pending.request;
+    httplib::Response answer;
+    try {
+      if (pending.failure) std::rethrow_exception(pending.failure);
+      engine_.finish(pending.job);
+      answer.status = 200;
+      answer.set_content(pending.writer.write(engine_.facts(), pending.job.query, pending.job.answer),
+                         std::string(pending.writer.type()));
+    } catch (...) {
+      set_error(answer, std::current_exception());
+    }
+    const bool closes = request.head.closes || (connections_.ending() && !request.followed);
+    std::string bytes = bytes_of(
+        answer, closes ? "Connection: close"
+                       : fmt::format("Keep-Alive: timeout={:.0f}", options_.connections.idle_seconds));
+    count(request, pending.job.query.task, answer.status, bytes.size());
+    return {std::move(bytes), closes};
+  }
+
+  void count(const WholeRequest& request, std::optional<TaskKind> task, int status, std::size_t bytes) {
+    if (*request.forsaken) status = kClientGone, bytes = 0;
+    const double passed = seconds_since(request.arrived);
+    metrics_.answered(task, status, passed);
+    note(client_of(request.address, &request.head), &request.head, status, passed, bytes);
   }
 
   std::string refusal(const Refused& refused, const std::string& client, const RequestHead* head) {
     metrics_.answered(std::nullopt, refused.status, 0);
-    const std::string body = error_text(refused.code, refused.message);
-    std::string answer = fmt::format(
-        "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n{}{}{}{}\r\n{}",
-        refused.status, reason_of(refused.status), kJson, body.size(), refused.header,
-        refused.header.empty() ? "" : ": ", refused.value, refused.header.empty() ? "" : "\r\n", body);
-    note(client, head, refused.status, 0, answer.size());
-    return answer;
+    httplib::Response answer;
+    set_error(answer, refused);
+    std::string bytes = bytes_of(answer, "Connection: close");
+    note(client, head, refused.status, 0, bytes.size());
+    return bytes;
   }
 
   void note(const std::string& client, const RequestHead* head, int status, double seconds,
@@ -333,17 +403,18 @@ class HttpService::Server : private httplib::Server {
       task_ = task;
       const AnswerWriter& writer =
           outputs_.choose(task, request.get_param_value("format"), request.get_header_value("Accept"));
-      Job job(inputs_.read(task, {.type = type_, .bytes = request.body}), asked_->forsaken.get());
-      engine_.prepare(job);
-      std::future<void> answered = job.answered.get_future();
-      if (!queue_.push(job)) throw Refusal(503, "busy", "too many requests wait for an answer; try again");
-      answered.get();
-      engine_.finish(job);
-      answer.status = 200;
-      answer.set_content(writer.write(engine_.facts(), job.query, job.answer), std::string(writer.type()));
-    } catch (const Refusal& refused) {
-      if (refused.status == 503) answer.set_header("Retry-After", "1");
-      set_error(answer, refused.status, refused.code, refused.what());
+      auto pending = std::make_shared<Pending>(
+          Job(inputs_.read(task, {.type = type_, .bytes = request.body, .forsaken = asked_->forsaken.get()}),
+              asked_->forsaken.get()),
+          *asked_, writer);
+      engine_.prepare(pending->job);
+      pending->job.on_done = [this, at = pending.get()](std::exception_ptr failure) {
+        at->failure = std::move(failure);
+        connections_.resume(*at->request.exchange);
+      };
+      pending_ = std::move(pending);
+    } catch (const Refusal&) {
+      set_error(answer, std::current_exception());
     }
   }
 
@@ -372,11 +443,12 @@ class HttpService::Server : private httplib::Server {
   bool guards_host_ = false;  // refuse requests for names that are not the service's
   RateLimit limit_;
   std::unique_ptr<AccessLog> log_;
-  // These four describe the request that this thread answers.
+  // These five describe the request that this thread answers.
   static thread_local std::optional<TaskKind> task_;
   static thread_local int status_;
   static thread_local std::string_view type_;
   static thread_local const WholeRequest* asked_;
+  static thread_local std::shared_ptr<Pending> pending_;  // null: the answer is what httplib writes
   Connections connections_;
 };
 
@@ -384,6 +456,7 @@ thread_local std::optional<TaskKind> HttpService::Server::task_;
 thread_local int HttpService::Server::status_ = 0;
 thread_local std::string_view HttpService::Server::type_;
 thread_local const WholeRequest* HttpService::Server::asked_ = nullptr;
+thread_local std::shared_ptr<HttpService::Server::Pending> HttpService::Server::pending_;
 
 HttpService::HttpService(const HttpOptions& options, const Inputs& inputs, const Engine& engine,
                          BatchQueue& queue, const Outputs& outputs, Metrics& metrics)

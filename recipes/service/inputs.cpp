@@ -211,7 +211,7 @@ Query Inputs::read(TaskKind task, const Body& body) const {
   std::ranges::transform(type, type.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
   std::vector<std::string_view> types;
   for (const auto& reader : readers_) {
-    if (reader->type() == type) return query_of(task, reader->read(body));
+    if (reader->type() == type) return query_of(task, reader->read(body), body);
     types.push_back(reader->type());
   }
   refuse("unsupported_type",
@@ -220,7 +220,7 @@ Query Inputs::read(TaskKind task, const Body& body) const {
          415);
 }
 
-Query Inputs::query_of(TaskKind task, const Fields& fields) const {
+Query Inputs::query_of(TaskKind task, const Fields& fields, const Body& body) const {
   Query query{.task = task};
   const auto without = [&](bool given, const char* what, const char* why) {
     if (given) refuse("unwanted_field", fmt::format("{}: {} {}", what, name_of(task), why));
@@ -272,6 +272,7 @@ Query Inputs::query_of(TaskKind task, const Fields& fields) const {
       std::optional<Gate::Pass> pass;
       const Image image = decode_image(*fields.image, "image", kMostPixels, [&](const ImageShape& shape) {
         pass.emplace(decoding_, shape.height * shape.width);
+        if (body.forsaken && *body.forsaken) throw client_gone();
       });
       query.pixels = fit_image(image, shape_.image).pixels;
     } catch (const Refusal&) {

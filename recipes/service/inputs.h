@@ -2,6 +2,7 @@
 // reader; for another format, add a subclass of BodyReader.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
@@ -20,6 +21,7 @@ namespace conclave::service {
 struct Body {
   std::string_view type;  ///< Content-Type, with its parameters
   std::string_view bytes;
+  const std::atomic<bool>* forsaken = nullptr;  ///< set once nobody waits for the answer; null: never set
 };
 
 /// The named fields of a body: a text, the bytes of an image file, and options, which are JSON numbers and
@@ -70,7 +72,8 @@ class Inputs {
   void add(std::unique_ptr<BodyReader> reader) { readers_.push_back(std::move(reader)); }
 
   /// Thread-safe. Throws Refusal: 415 for a body type without a reader, 413 for a text or an image that is
-  /// too large, 503 where too many images wait, else 400.
+  /// too large, 503 where too many images wait, 499 where the body is forsaken when its image is to be
+  /// decoded, else 400.
   Query read(TaskKind task, const Body& body) const;
 
   static constexpr std::size_t kMostText = std::size_t{1} << 16;       ///< bytes
@@ -83,7 +86,7 @@ class Inputs {
   Gate& decoding() const { return decoding_; }
 
  private:
-  Query query_of(TaskKind task, const Fields& fields) const;
+  Query query_of(TaskKind task, const Fields& fields, const Body& body) const;
 
   InputShape shape_;
   mutable Gate decoding_;

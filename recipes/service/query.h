@@ -30,6 +30,9 @@ class Refusal : public Error {
 
 /// The status of a request whose client has gone before it was answered, as nginx logs it; it is never sent.
 constexpr int kClientGone = 499;
+inline Refusal client_gone() {
+  return {kClientGone, "client_gone", "the client closed its connection before it was answered"};
+}
 
 /// A query in the model's terms: tokens, and pixels of the shape that the model was trained on.
 struct Query {

@@ -32,7 +32,7 @@ void RunFolder::lock() { lock(true); }
 
 std::string RunFolder::find(const std::string& resume) {
   if (resume.empty()) return "";
-  if (resume != "auto") return find_checkpoint(resume, world_);
+  if (resume != "auto") return find_checkpoint(resume, Verify::everything, world_);
   // Verified, which reads the file once more, so that a damaged checkpoint does not end the job at every
   // restart.
   return from_first(world_, [&] { return newest_told(directory_, Verify::everything).value_or(""); });

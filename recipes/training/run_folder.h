@@ -23,7 +23,7 @@ class RunFolder {
 
   const std::string& directory() const { return directory_; }
   /// The checkpoint to resume from: for "auto" the newest in this folder with intact checksums, or "" if
-  /// there is none; else the file that `resume` names, or the newest in the folder that it names. "" for "".
+  /// there is none; for another folder, the newest such in that; for a file, that file. "" for "".
   std::string find(const std::string& resume);
   /// Throws Error, which names the file and says what the caller may do, if the folder has a checkpoint.
   void expect_no_checkpoints(const std::string& advice);

@@ -72,7 +72,7 @@ void Trainer::resume() {
       std::erase_if(stored, [&](const TensorEntry& entry) { return entry.name == name; });
     }
   try {
-    reader.load(stored);
+    reader.expect(stored);
   } catch (const Error& error) {
     if (changed.empty()) throw;
     fail(
@@ -80,6 +80,7 @@ void Trainer::resume() {
         "its weights by train.start_from",
         error.what(), changed);
   }
+  reader.load(stored);
   for (const Buffer* buffer : without_average) buffer->values.copy_from(optimizer_.average(*buffer));
   // A run with privacy goes on with its mark. One without does not make what was spent undone.
   privacy_before_ =

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -8,6 +9,7 @@
 #include "core/kernels/embedding.h"
 #include "core/kernels/gate.h"
 #include "core/kernels/hinge.h"
+#include "core/kernels/matmul.h"
 #include "core/kernels/permutation.h"
 #include "core/kernels/reduction.h"
 #include "core/kernels/routing.h"
@@ -204,6 +206,12 @@ TEST_CASE("numbers that are not finite reach the loss, on the device as on the p
     const Tensor rectified = there(Tensor::zeros({3, 2})), slope = there(Tensor::zeros({3, 2}));
     activation(rows, Activation::relu, rectified, slope);
     CHECK(std::isnan(back(rectified).data<float>()[1]));
+    const Tensor product = there(Tensor::zeros({3, 4}));
+    const std::array<Index, 2> one_group{0, 3};
+    grouped_linear(rows, one_group, there(Tensor::of<float>({1, 4, 2}, {1, 1, 1, 1, 1, 1, 1, 1})), {},
+                   Activation::relu, product, {});
+    CHECK(std::isnan(back(product).data<float>()[0]));
+    CHECK(back(product).data<float>()[8] == 4);
     const Tensor largest = there(Tensor::zeros({1, 2})), winners = there(Tensor::zeros({1, 2}, DType::i32));
     segment_max(rows, there(Tensor::of<std::int32_t>({2}, {0, 3})), largest, winners);
     CHECK(std::isnan(back(largest).data<float>()[0]));

@@ -56,17 +56,22 @@ def write_idx(name, *shape, values):
         file.write(header + bytes(values))
 
 
-def write_png(name, width, pixels):
-    """Writes a PNG; `pixels` are tuples of channels, row by row."""
+def png(width, height, channels, rows):
+    """The bytes of a PNG. `rows` are the bytes of its pixels, each row after a byte 0."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[channels], 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def write_png(name, width, pixels):
+    """Writes a PNG; `pixels` are tuples of channels, row by row."""
     height = len(pixels) // width
     rows = b"".join(b"\0" + bytes(sum(pixels[y * width : (y + 1) * width], ())) for y in range(height))
-    header = struct.pack(">IIBBBBB", width, height, 8, COLOUR_TYPES[len(pixels[0])], 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    Path(name).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    Path(name).write_bytes(png(width, height, len(pixels[0]), rows))
 
 
 def read_idx(name):

@@ -4,6 +4,7 @@ which rank saw which rows."""
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -62,6 +63,21 @@ def images():
         for name, channels in ("stem", 0), ("blocks/1/depthwise", -1), ("blocks/1/project", 0):
             weight, scale = file[f"model/image/{name}/weight"], file[f"model/image/{name}/weight_scale"]
             assert weight.dtype == "int8" and scale.shape == (weight.shape[channels],), name
+
+
+def saved_meanwhile():
+    """`conclave quantize` sees a checkpoint that another process saves while it learns ranges."""
+    os.mkdir("damaged")
+    os.link("plain/step-00000040.h5", "damaged/step-00000040.h5")
+    Path("damaged/step-00000041.h5").write_text("damaged")
+    options = ["--set=quantization.activations=tensor", "--batches=1000"]
+    command = [PROGRAM, "quantize", "damaged", "--out", "late", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as quantizes:
+        assert "skipped" in quantizes.stderr.readline()  # so it has looked for checkpoints in "late"
+        os.mkdir("late")
+        Path("late/step-00000007.h5").write_text("of another process")
+        said = quantizes.stderr.read()
+    assert quantizes.returncode == 1 and "late/step-00000007.h5 is there already" in said, (quantizes.returncode, said)
 
 
 def main():
@@ -131,6 +147,7 @@ def main():
     train(1, "without_data", resume="auto", status=1, says=[integers])
     run([PROGRAM, "quantize", "plain", "--out", "plain"], status=1, says=["plain/step-00000040.h5 is there already", "--out"])
     assert Path("plain/step-00000040.h5").read_bytes() == before
+    saved_meanwhile()
     # The quantized model does not take over the measurements of the original.
     run([PROGRAM, "inspect", "plain"], says=["validation_loss", "on the validation split"])
     said = run([PROGRAM, "inspect", "min_max"])

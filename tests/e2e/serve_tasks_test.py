@@ -10,7 +10,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from e2e.images_test import prepare, train, write_png
+from e2e.images_test import png, prepare, train, write_png
 from e2e.tasks_test import TASKS
 from runs import PROGRAM, run
 from serving import base64_of, serving
@@ -81,6 +81,16 @@ def bad_images(service):
     assert service.ask("POST", "/v1/classify", form[:-10], headers)[0] == 400
 
 
+def photos(service):
+    """A burst of photos, of which few fit into memory at once, waits and is answered."""
+    side = 3500
+    photo = png(side, side, 1, bytes(side * (side + 1)))
+    question = {"image": base64.b64encode(photo).decode()}
+    with ThreadPoolExecutor(40) as clients:
+        answers = list(clients.map(lambda _: service.post("classify", question), range(40)))
+    assert all(answer == answers[0] for answer in answers), answers
+
+
 def drawings_make_way(service):
     """A query for a class during image generation waits for one step of it and does not change the images."""
     drawing, image = {"text": "Bag", "count": 16, "steps": 16, "seed": 5}, {"image": base64_of(FILES[0])}
@@ -149,6 +159,7 @@ def main():
         assert "classify, caption, generate, embed" in service.line, service.line
         commands_agree(service)
         bad_images(service)
+        photos(service)
         answers = [service.post(*question) for question in questions()]
         for answer in answers:
             for layer in answer.get("experts", []):

@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import resource
 import signal
 import ssl
@@ -459,6 +460,15 @@ def busy():
         assert {status for status, *_ in answers} == {200, 503}
 
 
+def few_threads():
+    """Requests that wait take no threads, however many there may be."""
+    with serving("one", "--max-waiting=4096") as service:
+        answers = ask_together(service, 200, TEXTS[:3])
+        assert {status for status, *_ in answers} == {200}, answers[:3]
+        status = Path(f"/proc/{service.first_rank}/status").read_text()
+        assert int(re.search(r"Threads:\s+(\d+)", status)[1]) < 100, status
+
+
 def odd_batches():
     """Memory suffices for every --batch-tokens, also one that is no multiple of the length of texts."""
     for tokens in (127, 250):
@@ -495,6 +505,7 @@ def main():
     renewed()
     behind_a_proxy()
     busy()
+    few_threads()
     odd_batches()
 
 

@@ -108,9 +108,20 @@ def main():
         else:
             truncated(newest, {"half": 0.5, "empty": 0}[damage])
         run([PROGRAM, "eval", "run"], says=["warning: skipped", newest.name, '"step":4'])
+        run([PROGRAM, "inspect", "run"], says=["warning: skipped", newest.name, "step 4"])
         output = train(2, "run", "train.steps=8", resume="auto", says=["at step 4", newest.name, "skipped"])
         assert output.count("skipped") == 1, output
         run([PROGRAM, "inspect", "run", "--verify"], says=["step 8"])
+
+    # Only training needs what a checkpoint has besides the model.
+    shutil.copytree("whole", "trained")
+    newest = checkpoints("trained")[-1]
+    flip_bit(newest, place(newest, a_tensor(newest, "optimizer/")) + 5)
+    run([PROGRAM, "inspect", "trained"], says=["step 6"])
+    run([PROGRAM, "inspect", "trained", "--verify"], status=1, says=[newest.name, "checksum mismatch"])
+    said = train(1, "never", "train.steps=8", resume=newest, status=1, says=["optimizer/", "the file is damaged"])
+    assert "the recipe is not" not in said, said
+    train(1, "further", "train.steps=8", resume="trained", says=["at step 4", newest.name, "skipped"])
 
 
 if __name__ == "__main__":

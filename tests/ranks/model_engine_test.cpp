@@ -80,7 +80,7 @@ class TrainedEngine {
     Trainer(recipe, alone, environment).run();
     ::close(nowhere);
   }
-  std::string checkpoint() const { return find_checkpoint(folder_.path() + "/run"); }
+  std::string checkpoint() const { return find_checkpoint(folder_.path() + "/run", Verify::model); }
 
  private:
   TemporaryDirectory folder_;

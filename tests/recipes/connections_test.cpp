@@ -9,6 +9,7 @@
 #include <chrono>
 #include <ctime>
 #include <deque>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -156,9 +157,10 @@ constexpr std::string_view kPost = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length
 constexpr std::string_view kHeld = "GET /held HTTP/1.1\r\nHost: a\r\n\r\n";
 constexpr std::string_view kClose = "GET /close HTTP/1.1\r\nHost: a\r\n\r\n";
 
-// Sends the head of a request with the body "abc". The answer to Expect shows that the head was read.
-void send_head(const Client& client) {
-  client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+// Sends the head of a request with a body of `size` bytes. The answer to Expect shows that the head was read.
+void send_head(const Client& client, std::size_t size = 3) {
+  client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + std::to_string(size) +
+              "\r\nExpect: 100-continue\r\n\r\n");
   REQUIRE(client.receive(25) == "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
@@ -410,6 +412,65 @@ TEST_CASE("answers that clients never read are bounded, and the oldest make room
   CHECK(clients.back().receive(kAnswer - 1).size() == kAnswer - 1);
 }
 
+TEST_CASE("requests that wait for their answers keep no thread", "[service]") {
+  std::mutex mutex;
+  std::vector<Exchange*> waiting;
+  Connections* connections = nullptr;
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    if (request.bytes.starts_with("POST")) {  // resumed before its handler has returned
+      connections->resume(*request.exchange);
+    } else {
+      const std::lock_guard lock(mutex);
+      waiting.push_back(request.exchange);
+    }
+    return WholeAnswer{.later = [&] { return echo(request); }};
+  });
+  connections = &running.connections;
+  std::deque<Client> clients;
+  for (int i = 0; i < 5; ++i) clients.emplace_back(running.connections).send(kGet);
+  REQUIRE(in_time([&] {
+    const std::lock_guard lock(mutex);
+    return waiting.size() == 5;
+  }));
+  const Client other(running.connections);
+  other.send(kPost);
+  CHECK(other.receive(6) == "[POST]");
+  for (Exchange* exchange : waiting) running.connections.resume(*exchange);
+  for (const Client& client : clients) CHECK(client.receive(5) == "[GET]");
+}
+
+TEST_CASE("a request that is resumed comes before those that no thread has taken", "[service]") {
+  Held held;
+  std::atomic<Exchange*> waiting = nullptr;
+  std::vector<std::string> begun;  // by the only thread
+  Running running({.port = 0, .threads = 1, .linger_seconds = 0.05}, [&](const WholeRequest& request) {
+    if (!request.bytes.starts_with("POST")) {
+      begun.push_back("another request");
+      return held.answer(request);
+    }
+    waiting = request.exchange;
+    return WholeAnswer{.later = [&] {
+      begun.push_back("the answer");
+      return echo(request);
+    }};
+  });
+  const Client waits(running.connections), holds(running.connections), queued(running.connections),
+      invalid(running.connections);
+  waits.send(kPost);
+  REQUIRE(in_time([&] { return waiting != nullptr; }));
+  holds.send(kHeld);
+  REQUIRE(held.come_to(1));
+  queued.send(kGet);
+  invalid.send("nonsense\r\n\r\n");
+  REQUIRE(invalid.receive(4) == "400");  // `queued` sent earlier, so it was read, too
+  running.connections.resume(*waiting);
+  held.go_on = true;
+  CHECK(waits.receive(6) == "[POST]");
+  CHECK(queued.receive(5) == "[GET]");
+  running.end();
+  CHECK(begun == std::vector<std::string>{"another request", "the answer", "another request"});
+}
+
 TEST_CASE("without memory for an answer, only that connection is closed", "[service]") {
   const auto no_memory = [](auto&&...) -> std::string { throw std::bad_alloc(); };
   Running running(
@@ -427,6 +488,25 @@ TEST_CASE("without memory for an answer, only that connection is closed", "[serv
   const Client client(running.connections);
   client.send(kGet);
   CHECK(client.receive(5) == "[GET]");
+  CHECK_FALSE(WholeRequest{}.forsaken);  // nothing is allocated where a request is dropped
+}
+
+TEST_CASE("without memory to make room for an answer, the service goes on", "[service]") {
+  constexpr std::size_t kAnswer = std::size_t{8} << 20;  // more than sockets hold
+  const auto handler = [](const WholeRequest& request) {
+    if (!request.bytes.starts_with("PUT")) return echo(request);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // all of `large` is read meanwhile
+    return WholeAnswer{std::string(kAnswer, 'a'), true};
+  };
+  Running running({.port = 0, .threads = 1, .buffered = 3 * kAnswer - 1, .linger_seconds = 0.05}, handler, {},
+                  [](auto&&...) -> std::string { throw std::bad_alloc(); });
+  const Client large(running.connections), asks(running.connections), other(running.connections);
+  send_head(large, 2 * kAnswer);
+  REQUIRE(large.send_all(std::string(2 * kAnswer - 1, 'a')));
+  asks.send("PUT / HTTP/1.1\r\nHost: a\r\n\r\n");
+  asks.receive(1);
+  other.send(kGet);
+  CHECK(other.receive(5) == "[GET]");
 }
 
 TEST_CASE("when draining takes too long, the number of cut connections is returned", "[service]") {

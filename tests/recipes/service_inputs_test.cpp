@@ -163,8 +163,9 @@ TEST_CASE("invalid inputs are refused with the right status", "[service]") {
 TEST_CASE("decoding waits for room for pixels, but texts do not wait", "[service]") {
   const Inputs inputs(kBoth, 1);
   std::optional<Gate::Pass> others(std::in_place, inputs.decoding(), Inputs::kMostPixelsAtOnce - 30 * 30 + 1);
+  std::atomic<bool> forsaken = false;
   const auto read = [&](const std::string& body) {
-    return inputs.read(TaskKind::classify, {"application/json", body});
+    return inputs.read(TaskKind::classify, {"application/json", body, &forsaken});
   };
   const std::string body = R"({"image": ")" + to_base64(red_png(30)) + "\"}";
   std::future<Query> image = std::async(std::launch::async, read, body);
@@ -174,7 +175,9 @@ TEST_CASE("decoding waits for room for pixels, but texts do not wait", "[service
   CHECK_THROWS_WITH(read(body), Contains("too many images wait"));
   others.reset();
   CHECK(image.get().pixels.size() == 48);
-  others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // the image has released its pixels
+  forsaken = true;
+  CHECK_THROWS_WITH(read(body), Contains("the client closed its connection"));
+  others.emplace(inputs.decoding(), Inputs::kMostPixelsAtOnce);  // the images have released their pixels
 }
 
 TEST_CASE("an image header of 100 megapixels is refused before allocating memory", "[service]") {
