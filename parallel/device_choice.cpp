@@ -25,8 +25,9 @@ std::string host_name() {
 
 // Differs between hosts of one name, such as copies of one image; "" if the system has none.
 std::string boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string id;
-  std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), id);
+  std::getline(file, id);
   return id;
 }
 

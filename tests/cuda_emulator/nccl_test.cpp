@@ -511,6 +511,20 @@ TEST_CASE("a refusal of NCCL is an Error with the reason") {
   meet();
 }
 
+TEST_CASE("a prepared communicator makes nothing more in its first operation") {
+  const auto world = device_world();
+  world->prepare();
+  const std::size_t events = emulator::counters().events;
+  const Tensor ones = cuda::empty_on_device({3});
+  cuda::fill(ones, 1);
+  world->all_reduce(ones);
+  CHECK(emulator::counters().events == events);
+  CHECK(cuda::to_host(ones).data<float>()[2] == static_cast<float>(world->size()));
+  CHECK(!world->needs_calls());
+  CHECK(StagedCommunicator(test_world().split(0)).needs_calls());
+  meet();
+}
+
 TEST_CASE("NCCL is told to add in a fixed order, unless the user decides otherwise") {
   for (const char* const name : {"NCCL_ALGO", "NCCL_NVLS_ENABLE", "NCCL_LAUNCH_ORDER_IMPLICIT"})
     unsetenv(name);
