@@ -432,7 +432,8 @@ void add_load(CLI::App& app, Chosen& chosen) {
       ->add_flag(
           "--saturate", arguments.saturates,
           "Raise the number of clients, to find the most answers per second at which 99 of 100 take at "
-          "most four times as long as those of a single client")
+          "most four times as long as those of a single client, in the middle of three measurements of each "
+          "service")
       ->excludes(clients_option)
       ->excludes(rate_option);
   command->add_option("--token-file", arguments.token_file, "File with the token that the services require")
