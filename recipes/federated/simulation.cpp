@@ -16,6 +16,7 @@
 #include "recipes/models/loaded_model.h"
 #include "recipes/models/model_state.h"
 #include "recipes/settings/federation.h"
+#include "recipes/training/private_training.h"
 
 namespace conclave {
 namespace {
@@ -46,15 +47,12 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
   return recipe;
 }
 
-// With privacy, the clients' batches, dropout and changes to images come from a seed that is drawn for the
-// run and never stored, because they depend on how the clients and examples are numbered.
+// With privacy, the clients' batches, dropout and changes to images come from a secret seed of the run,
+// because they depend on how the clients and examples are numbered.
 std::uint64_t training_seed(const SimulationSettings& settings, const Recipe& recipe, Communicator& world,
                             RandomSource& random) {
-  auto seed = static_cast<std::uint64_t>(recipe.run.seed);
-  if (!settings.client_privacy.is_on()) return seed;
-  if (world.rank() == 0) random.fill(std::as_writable_bytes(std::span(&seed, 1)));
-  world.broadcast(Tensor::borrow(&seed, {1}, DType::i64), 0);
-  return seed;
+  return settings.client_privacy.is_on() ? secret_seed(world, random)
+                                         : static_cast<std::uint64_t>(recipe.run.seed);
 }
 
 std::vector<FlatParameter> whole_model(const ParameterSet& parameters) {

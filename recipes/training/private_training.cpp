@@ -46,6 +46,13 @@ std::int64_t units_of(const std::vector<std::vector<std::int64_t>>& examples_of,
 
 }  // namespace
 
+std::uint64_t secret_seed(Communicator& world, RandomSource& random) {
+  std::uint64_t seed = 0;
+  if (world.rank() == 0) random.fill(std::as_writable_bytes(std::span(&seed, 1)));
+  world.broadcast(Tensor::borrow(&seed, {1}, DType::i64), 0);
+  return seed;
+}
+
 std::int64_t PrivateTraining::steps_per_epoch(const PrivacyRecipe& recipe, const TokenizedSplit& train) {
   const std::int64_t units = units_of(examples_by_client(recipe, train), train);
   return std::max<std::int64_t>(std::lround(std::ceil(static_cast<double>(units) / expected(recipe, units))),

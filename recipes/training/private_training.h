@@ -23,6 +23,9 @@
 
 namespace conclave {
 
+/// A seed that nobody knows, because it is stored nowhere; the same on every rank. Collective.
+std::uint64_t secret_seed(Communicator& world, RandomSource& random);
+
 class PrivateTraining {
  public:
   /// Trains on the examples in `train` for `steps` steps, or as many as the budget allows. `random` and the

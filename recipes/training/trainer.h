@@ -122,7 +122,6 @@ class Trainer {
   void start_from();
   void resume();
   void warn_of_other_data(const nlohmann::json& known);
-  void draw_step_seed();
   void sum_clipped();
   void step();
   void compute_gradients();

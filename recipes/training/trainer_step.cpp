@@ -90,18 +90,14 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   sums_.message[StepSums::tokens] += static_cast<double>(batch.local_tokens());
 }
 
+// Sums the clipped gradients of a step's examples, over all ranks.
+//
 // Dropout depends on an example's place in the batch, and so on which other examples were drawn; changes to
 // an image depend on its index, and so on which others there are. Whoever knew these numbers could infer
 // which, and one example more or less would change the gradients of all others. With privacy, they therefore
 // come from a seed that is drawn for the step and never stored.
-void Trainer::draw_step_seed() {
-  if (grid_.world().rank() == 0) random_.fill(std::as_writable_bytes(std::span(&step_seed_, 1)));
-  grid_.world().broadcast(Tensor::borrow(&step_seed_, {1}, DType::i64), 0);
-}
-
-// Sums the clipped gradients of a step's examples, over all ranks.
 void Trainer::sum_clipped() {
-  draw_step_seed();
+  step_seed_ = secret_seed(grid_.world(), random_);
   std::int64_t micro = 0;
   privacy_->for_batches(*tasks_.front().drawn, step_seed_,
                         [&](const Batch& batch) { forward_backward(0, batch, micro++, false); });
