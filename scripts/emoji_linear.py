@@ -1,5 +1,7 @@
 """Linear models that classify emoji into groups, as a baseline for recipes/emoji_group.toml: logistic regression on
-TF-IDF of the texts, on pixels, and on both. data/emoji.h describes the emoji and the split. Prints JSON."""
+TF-IDF of the texts, on pixels, and on both. data/emoji.h describes the emoji and the split. Prints JSON. Needs scikit-learn,
+which scripts/setup --bench installs.
+    build/bench_venv/bin/python scripts/emoji_linear.py"""
 
 import json
 import re

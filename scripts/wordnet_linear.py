@@ -1,7 +1,7 @@
 """A linear model that classifies WordNet's glosses, as a baseline for recipes/quick.toml: a linear SVM on TF-IDF of words
 and pairs of words. data/wordnet.h describes the glosses, the classes and the split. Also counts the test glosses that are
 training glosses, too. Prints JSON. Needs scikit-learn, which scripts/setup --bench installs.
-    build/venv/bin/python scripts/wordnet_linear.py [noun|all]"""
+    build/bench_venv/bin/python scripts/wordnet_linear.py [noun|all]"""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ try:
     from sklearn.metrics import f1_score
     from sklearn.svm import LinearSVC
 except ImportError as error:
-    sys.exit(f"wordnet_linear: {error}; scripts/setup --bench installs it in build/venv")
+    sys.exit(f"wordnet_linear: {error}; scripts/setup --bench installs it in build/bench_venv")
 
 FOLDER = Path("/usr/share/wordnet")  # of Debian's package wordnet-base
 STRENGTHS = [0.5, 1.0, 2.0, 4.0, 8.0]  # values of C; validation chooses the best

@@ -9,7 +9,7 @@ from runs import PROGRAM, prepare
 SCRIPTS = Path(os.environ["CONCLAVE_SOURCE"], "scripts")
 sys.path.insert(0, str(SCRIPTS))
 
-import reproduce
+import mixture
 import reproduction
 
 STEPS = ["train.steps=2", "model.bigrams=0"]
@@ -42,11 +42,11 @@ def main():
     # Each utilization is of what its name says.
     steps = [{"step": step, "moe/utilization": share, "train/seconds_per_step": 1} for step, share in ((101, 0.9), (102, 0.7))]
     test = {"step": 102, "test/accuracy": 0.5, "test/utilization": 0.6, "test/batch_utilization": 0.4, "test/experts_per_token": 2}
-    reproduce.train = lambda *_: [*steps, test]
-    run = reproduce.mixture_run("26", "none", 1, [])
+    mixture.train = lambda *_: [*steps, test]
+    run = mixture.mixture_run("26", "none", 1, [])
     names = ["train_batch_utilization", "test_batch_utilization", "test_utilization"]
     assert [round(run[name], 6) for name in names] == [80, 40, 60], run
-    rows = {what: measured for _, what, _, measured, _ in reproduce.table("26", {"top-1": [run]})}
+    rows = {what: measured for _, what, _, measured, _ in mixture.table("26", {"top-1": [run]})}
     assert list(rows.values()) == ["80.00 %, 40.00 %; 50.00 %"] and "training, test; accuracy" in list(rows)[0], rows
 
     figures = iter([{"accuracy": 1}, {"accuracy": 2}])
