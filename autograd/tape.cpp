@@ -4,6 +4,7 @@
 
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
+#include "core/timeline.h"
 
 namespace conclave {
 
@@ -97,6 +98,7 @@ Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
   node->first_output = **outputs.begin();
   node->previous = last_;
   last_ = node;
+  if (Timeline* timeline = Timeline::recording()) timeline->follow(name, scope_, "forward");
   return *node;
 }
 
@@ -212,7 +214,11 @@ void Tape::backward(std::span<const Loss> losses) {
       reached = reached || (slot && slot->gradient.defined());
     }
     walking_ = node->name;
-    if (reached) node->run(node->closure, *this);
+    if (reached) {
+      if (Timeline* timeline = Timeline::recording()) timeline->restart();  // the node may record others
+      const Timeline::Scope timed(node->name, "backward", node->scope);
+      node->run(node->closure, *this);
+    }
     recycle(*node);
     for (GradientSlot* slot : node->inputs) settle(slot);
   }

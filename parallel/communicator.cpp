@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/timeline.h"
+
 namespace conclave {
 
 Request::Request(Request&& other) noexcept
@@ -28,7 +30,11 @@ Request::~Request() {
   }
 }
 
-void Request::wait() { finish(true); }
+void Request::wait() {
+  if (owner_ == nullptr) return;
+  const Timeline::Scope timed("wait", "communication");
+  finish(true);
+}
 
 bool Request::test() { return finish(false); }
 

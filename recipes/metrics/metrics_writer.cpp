@@ -81,7 +81,7 @@ void move_metrics(const std::string& from, const std::string& to) {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(from))
     if (const std::string name = entry.path().filename().string();
-        name == kLines || name.starts_with(kEventFilePrefix))
+        name == kLines || name.starts_with(kEventFilePrefix) || name.starts_with(kTracePrefix))
       files.push_back(entry.path());
   for (const auto& file : files) {
     std::error_code error;

@@ -58,8 +58,11 @@ class MetricsWriter {
   bool warned_ = false;
 };
 
+/// Begins the names of files with pictures of single steps (recipes/training/step_trace.h).
+inline constexpr std::string_view kTracePrefix = "trace-";
+
 bool has_metrics(const std::string& directory);
-/// Moves the files of an earlier run's writer from one folder to another; throws Error.
+/// Moves the files of an earlier run's writer, and its traces, from one folder to another; throws Error.
 void move_metrics(const std::string& from, const std::string& to);
 /// Copies metrics.jsonl, if there is one. A run that continues from one of its steps then drops the later
 /// lines with truncate_from. Throws Error.

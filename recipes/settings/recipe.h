@@ -25,6 +25,7 @@ struct RunRecipe {
   std::int64_t threads = 0;
   std::string precision = "f32";
   std::int64_t log_every = 10;
+  std::int64_t trace_step = 0;
   std::vector<std::string> plugins;
 };
 

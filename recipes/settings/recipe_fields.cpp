@@ -20,6 +20,10 @@ void fields(RunRecipe& run, FieldList& field) {
         "convolutions) or bf16; sums and all other operations stay f32, and so do evaluation, use, and CPUs",
         one_of({"f32", "tf32", "bf16"}));
   field("log_every", run.log_every, "Steps between two lines of the log and of the metrics", between(1, 1e9));
+  field("trace_step", run.trace_step,
+        "Step of which trace-STEP.json in the run's folder shows what each rank did when, for "
+        "https://ui.perfetto.dev or chrome://tracing; 0 for none",
+        between(0, 1e9));
   field("plugins", run.plugins,
         "Shared libraries with your own kinds of experts, routers or balancers; relative paths are looked up "
         "beside the recipe, then in the working directory",

@@ -20,7 +20,7 @@ using settings::Table;
 using settings::Tables;
 
 // The keys of [run] that change where and how a run runs, not what it computes.
-constexpr std::string_view kOfTheRunAlone[]{"name", "directory", "threads", "log_every"};
+constexpr std::string_view kOfTheRunAlone[]{"name", "directory", "threads", "log_every", "trace_step"};
 
 std::string allowed(const Rule& rule) {
   if (!rule.allowed.empty()) return fmt::format("One of {}; default", joined(rule.allowed));

@@ -123,7 +123,8 @@ class Trainer {
   void resume();
   void warn_of_other_data(const nlohmann::json& known);
   void sum_clipped();
-  void step();
+  void step();  // take_step(), and its trace if the recipe wants one
+  void take_step();
   void compute_gradients();
   double sum_over_ranks();
   void balance();

@@ -5,7 +5,9 @@
 
 #include "core/kernels/activation.h"
 #include "core/kernels/reduction.h"
+#include "core/timeline.h"
 #include "recipes/models/loaded_model.h"
+#include "recipes/training/step_trace.h"
 #include "recipes/training/trained_task.h"
 
 namespace conclave {
@@ -58,10 +60,14 @@ void Trainer::forward_backward(std::size_t number, const Batch& batch, std::int6
   std::optional<ExampleGradients> apart;
   if (privacy_)
     tape.collect_example_gradients(apart.emplace(activations_, batch.global_sequences, batch.first_sequence));
+  std::optional<Timeline::Scope> timed(std::in_place, "forward", kStepSpan);
+  if (Timeline* timeline = Timeline::recording()) timeline->restart();
   const TaskOutput output = (*tasks_[number].task)(tape, context, input);
   const TaskOutput::Losses losses = output.losses_of_terms(tape, accumulate);
   if (last) reducer_.arm();
+  timed.emplace("backward", kStepSpan);
   tape.backward(losses);
+  timed.reset();
   // On a device, the host waits for this sum, so backward is queued before. It changes no forward output that
   // first_non_finite() reads; add_clipped() does, with privacy.
   const double loss = kernels::sum(output.losses);
@@ -114,8 +120,13 @@ void Trainer::compute_gradients() {
   } else {
     for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) {
       const std::size_t task = task_of(micro);
-      forward_backward(task, tasks_[task].batches->next(), micro, micro + 1 == recipe_.train.accumulate);
+      const Batch& batch = [&]() -> const Batch& {
+        const Timeline::Scope timed("next batch", kStepSpan);
+        return tasks_[task].batches->next();
+      }();
+      forward_backward(task, batch, micro, micro + 1 == recipe_.train.accumulate);
     }
+    const Timeline::Scope timed("gradients of other ranks", kStepSpan);
     reducer_.finish();
   }
   for (std::size_t l = 0; l < layers_.size(); ++l) {
@@ -128,6 +139,7 @@ void Trainer::compute_gradients() {
 
 // Adds up what all ranks counted in this step. Returns the squared norm of the gradients.
 double Trainer::sum_over_ranks() {
+  const Timeline::Scope timed("sums over ranks", kStepSpan);
   StepSums& sums = sums_;
   double norm_squared = 0;
   for (const auto& segment : parameters_.segments()) {
@@ -174,6 +186,17 @@ void Trainer::balance() {
 }
 
 void Trainer::step() {
+  if (step_ + 1 != recipe_.run.trace_step) return take_step();
+  grid_.world().barrier();  // all ranks' spans begin at one time
+  Timeline timeline(grid_.device());
+  {
+    const Timeline::Scope timed("step", kStepSpan);
+    take_step();
+  }
+  log_.say(write_trace(timeline, grid_.world(), recipe_.run.directory, step_));
+}
+
+void Trainer::take_step() {
   StepSums& sums = sums_;
   choose_rounding();
   std::ranges::fill(sums.message, 0.0);
@@ -189,11 +212,17 @@ void Trainer::step() {
   ++step_;
   sums.gradient_norm = std::sqrt(norm_squared);
   sums.learning_rate = schedule_.at(step_);
-  optimizer_.update(step_ - optimizer_start_, sums.learning_rate,
-                    clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
+  {
+    const Timeline::Scope timed("optimizer", kStepSpan);
+    optimizer_.update(step_ - optimizer_start_, sums.learning_rate,
+                      clip_scale(sums.gradient_norm, recipe_.train.clip_norm));
+  }
   if (privacy_) check_weights();
   if (ranges_) ranges_->learn();
-  balance();
+  {
+    const Timeline::Scope timed("balancers", kStepSpan);
+    balance();
+  }
   for (std::size_t i = 0; i < sums.window.size(); ++i) sums.window[i] += sums.message[i];
   ++sums.window_steps;
   sums.stop = sums.message[StepSums::interrupted] > 0;

@@ -1,4 +1,5 @@
-"""The metrics of a run are lines of JSON with a falling loss, and TensorBoard shows the same values."""
+"""The metrics of a run are lines of JSON with a falling loss, and TensorBoard shows the same values. The trace of a step
+has what both ranks did, each function within the part of the step that it belongs to."""
 
 import json
 import os
@@ -21,3 +22,19 @@ assert tests, "no test accuracy"
 for name in ("test/utilization", "test/batch_utilization"):
     assert 0 < tests[-1][name] <= 1, tests[-1]
 subprocess.run([sys.executable, check, trained], check=True)
+
+events = json.loads((trained / "trace-00000007.json").read_text())["traceEvents"]
+spans = [event for event in events if event["ph"] == "X"]
+assert {event["pid"] for event in spans} == {0, 1}, "two ranks"
+for rank in 0, 1:
+    mine = [span for span in spans if span["pid"] == rank]
+    parts = {span["name"]: span for span in mine if span["cat"] == "step"}
+    assert {"step", "next batch", "forward", "backward", "optimizer", "balancers"} <= parts.keys(), parts.keys()
+    for span in mine:  # some functions are computed once more in backward
+        parts_of = {"forward": ["forward", "backward"], "backward": ["backward"]}.get(span["cat"], ["step"])
+        assert any(parts[part]["ts"] <= span["ts"] and span["ts"] + span["dur"] <= parts[part]["ts"] + parts[part]["dur"] + 1
+                   for part in parts_of), (span, parts)
+    for name, kind, where in ("attention", "forward", ""), ("attention", "backward", ""), ("router", "forward", ".moe"):
+        places = [span["args"]["in"] for span in mine if (span["name"], span["cat"]) == (name, kind)]
+        assert sorted(places) == [f"layers.0{where}", f"layers.1{where}"], (name, kind, places)
+    assert any(span["name"] == "wait" for span in mine), "no communication"

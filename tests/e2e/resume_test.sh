@@ -5,7 +5,7 @@ mkdir runs
 cp -r "$CONCLAVE_TRAINED" runs/
 rm runs/quick/step-*20.h5
 on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --resume auto \
-  --set train.steps=20 --set run.log_every=2 --set checkpoint.every=10
+  --set train.steps=20 --set run.log_every=2 --set checkpoint.every=10 --set run.trace_step=7
 says "resumed from" "at step 10"
 for folder in "$CONCLAVE_TRAINED" runs/quick; do
   conclave 0 export "$folder" model.safetensors
@@ -53,6 +53,7 @@ on_ranks 2 0 train "$CONCLAVE_SOURCE/recipes/quick.toml" --set train.steps=2
 says "2 checkpoints that this run does not go on from are now in runs/quick/earlier"
 [[ $(compgen -G 'runs/quick/step-*') == *00002.h5 && $(compgen -G 'runs/quick/earlier/step-*' | wc -l) == 2 ]]
 [[ $(tail -n 1 runs/quick/earlier/metrics.jsonl) == '{"step":20,'* ]]
+[[ -f runs/quick/earlier/trace-00000007.json && ! -e runs/quick/trace-00000007.json ]]
 [[ $(compgen -G 'runs/quick/events.*' | wc -l) == 1 && $(compgen -G 'runs/quick/earlier/events.*' | wc -l) == 2 ]]
 
 # With nothing to resume, --resume auto starts from the beginning, so a job can be restarted with the same command.
