@@ -82,7 +82,8 @@ def encoder(arguments):
 
 
 def sharing(arguments):
-    results = train_all("sharing", "recipes/quick.toml", SHARING, ["data.classes=all", f"model.layers={LAYERS}"], arguments)
+    results = train_all("sharing", "recipes/quick.toml", SHARING, ["data.classes=all", "model.bigrams=0", f"model.layers={LAYERS}"],
+                        arguments)
     # The text encoder: tables of tokens and positions, their projection, layers with their experts, the last
     # normalization. Without the parts of tasks: the classifier's head, and the prediction of hidden tokens.
     shared, unshared = (total(results[v][0], without=("head", "masked_tokens")) for v in ("shared", "unshared"))

@@ -16,7 +16,7 @@ import numpy as np
 
 file = h5py.File(sys.argv[1])
 recipe = tomllib.loads(file.attrs["recipe"].decode())
-LIKE_QUICK = {"model": {"bigrams": 0, "embedding": 0, "share_layers": False},
+LIKE_QUICK = {"model": {"embedding": 0, "share_layers": False},
               "moe": {"every": 1, "router": "linear", "gate": "top_k", "top_p": 1, "expert": "feed_forward", "shared_experts": 0,
                       "balance_inference": False}}
 # Characters that SentencePiece removes, and those that it replaces by a space.
@@ -87,6 +87,15 @@ def experts(x, name):
     return y
 
 
+def wide(tokens):
+    """The linear model: the sum of the rows of the tokens, of the pairs of tokens that it knows, and of one for all texts."""
+    table, known = read("wide/weight"), file["wide/bigrams"][()]
+    pairs = np.array([(one << 32) | other for one, other in zip(tokens, tokens[1:])], np.int64)
+    places = np.searchsorted(known, pairs[np.isin(pairs, known)])
+    rows = [*tokens, *(len(table) - 1 - len(known) + places), len(table) - 1]
+    return table[rows].sum(0) * 10 / math.sqrt(len(rows))
+
+
 def class_of(text):
     pieces = {piece: (number, score) for number, (piece, score)
               in enumerate(zip(file["tokenizer/pieces"].asstr(), file["tokenizer/scores"], strict=True))
@@ -97,7 +106,8 @@ def class_of(text):
         x = x + attention(norm(x, f"{layer}/attention_norm"), f"{layer}/attention")
         x = x + experts(norm(x, f"{layer}/feed_forward_norm"), f"{layer}/moe")
     x = norm(x, "final_norm")
-    return softmax(linear(np.concatenate([x.mean(0), x.max(0)]), "head"))
+    scores = linear(np.concatenate([x.mean(0), x.max(0)]), "head")
+    return softmax(scores + recipe["model"]["bigram_weight"] * wide(tokens) if "wide" in file else scores)
 
 
 def show(name, item):

@@ -10,7 +10,7 @@ DEVICES = Path(os.environ["CONCLAVE_CUDA_PROGRAM"])
 SOURCE = Path(os.environ["CONCLAVE_SOURCE"])
 STEPS = 2 if DEVICES.name == "emulated_conclave" else 6
 # An epsilon above rounding errors: otherwise Adam makes full-size steps from gradients that are only rounding errors.
-OPTIONS = ["train.batch_tokens=128", "train.epsilon=1e-5", "run.log_every=1"]
+OPTIONS = ["train.batch_tokens=128", "train.epsilon=1e-5", "run.log_every=1", "model.bigrams=0"]
 
 
 def first_losses(program, device):

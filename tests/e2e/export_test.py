@@ -217,7 +217,7 @@ def files_explain_themselves():
 
 
 def reader():
-    train(1, "deep", *SHORT, "model.bigrams=0")
+    train(1, "deep", *SHORT)
     run([PROGRAM, "quantize", "deep", "--out", "deep_int8"])
     lines = [json.loads(line)["text"] for line in Path("texts.jsonl").read_text().splitlines()[:40]]
     # Unknown characters, one and several in a row; characters that become a space, nothing, another letter or several
@@ -238,7 +238,7 @@ def reader():
             assert name == ours["class"] or float(probability) < 0.51, (line, ours)
     assert "int8 (4, 32, 32) expert, out, in" in run([sys.executable, script, "deep.h5"])
     # The script refuses models that it would compute differently from Conclave.
-    train(1, "balanced", "train.steps=2", "model.bigrams=0", "moe.balancer=grad_norm", "moe.balance_inference=true")
+    train(1, "balanced", "train.steps=2", "moe.balancer=grad_norm", "moe.balance_inference=true")
     for directory in ("balanced", "mean", "joint"):
         run([PROGRAM, "export", directory, f"{directory}.h5"])
     with h5py.File("deep.h5", "r+") as file:
