@@ -316,10 +316,12 @@ void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t ro
                        kPhases[static_cast<std::size_t>(attempt.phase)]));
     attempt.came[attempt.phase] = coordinator.arrived();
     coordinator.end_phase();
-    if (attempt.phase == Phase::consent)  // before any site is told
+    if (attempt.phase == Phase::consent) {  // before any site is told
       database_.prepare("UPDATE secure_attempts SET unmasked = 1 WHERE number = ?1")
           .bind(attempt.number)
           .run();
+      database_.checkpoint();
+    }
     attempt.phase = static_cast<Phase>(static_cast<int>(attempt.phase) + 1);
     changed_.notify_all();
   }

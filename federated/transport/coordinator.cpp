@@ -65,7 +65,8 @@ struct Coordinator::Parts {
         allowed(std::move(allow_list)),
         say(std::move(report)),
         lock(options.directory),
-        database((expect_database(options.directory), options.directory + "/rounds.sqlite")),
+        database((expect_database(options.directory), options.directory + "/rounds.sqlite"),
+                 Journal::write_ahead),
         board(options.directory, database),
         secure(options.directory, database, board, options.secure, say),
         service(board, options.secure.enabled ? &secure : nullptr, allowed,
@@ -148,6 +149,7 @@ struct Coordinator::Parts {
     const std::vector<ReceivedUpdate> last = board.updates_of(round - 1);
     note_reports(last);
     if (!is_recorded()) record(last);
+    database.checkpoint();
     server = start_server(options.address, kit, service, port);
   }
 
@@ -580,6 +582,7 @@ struct Coordinator::Parts {
     }
     transcript.append(entry);
     history.add(entry);
+    database.checkpoint();  // so that a copy of the file alone has the round
   }
 
   void tell_of_expiry() {
