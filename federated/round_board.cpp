@@ -130,6 +130,13 @@ std::optional<RoundMethod> RoundBoard::method_of(std::int64_t round) const {
   return RoundMethod{rows.text(0), rows.integer(1) != 0, rows.integer(2) != 0};
 }
 
+std::int64_t RoundBoard::rounds_of_record() const {
+  auto newest = database_.prepare(  // an early version recorded updates only
+      "SELECT max(round) + 1 FROM (SELECT round FROM models UNION ALL SELECT round FROM updates)");
+  newest.next();
+  return newest.integer(0);  // the integer of NULL is 0
+}
+
 std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
   auto rows = database_.prepare(
       "SELECT site, examples, metrics, tokens, digest, turn, base FROM updates WHERE round = ?1 ORDER BY "

@@ -135,6 +135,8 @@ class RoundBoard {
   /// The method by which the round was last opened; nothing if it never was, or if the method was not
   /// recorded.
   std::optional<RoundMethod> method_of(std::int64_t round) const;
+  /// Number of rounds on record: the newest that was opened, and those before it.
+  std::int64_t rounds_of_record() const;
   /// The updates on record for a round; their files may be gone.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Replaces the updates on record for a round by those that its result was made of.

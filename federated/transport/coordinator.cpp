@@ -110,6 +110,7 @@ struct Coordinator::Parts {
                   options.directory);
     if (anew) model->state().step = 0;
     round = model->state().step;
+    expect_rounds();
     require(round <= options.rounds,
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
             options.directory, round, options.rounds, round);
@@ -175,6 +176,19 @@ struct Coordinator::Parts {
         "{}: its transcript says that sums have spent epsilon {:.4f} at delta {}, and by rounds.sqlite it "
         "is {:.4f}, so sums are missing there; restore the newest rounds.sqlite",
         options.directory, before, privacy.delta, spent);
+  }
+
+  // Throws Error if the checkpoint or the transcript has a round that the database lacks, as after an older
+  // copy of the database was restored: it would no longer know which updates counted, and sites would begin
+  // their control variates anew.
+  void expect_rounds() const {
+    const std::int64_t told = history.models.empty() ? 0 : history.models.rbegin()->first;
+    const std::int64_t rounds = std::max(round, told), recorded = board.rounds_of_record();
+    require(
+        recorded >= rounds || secure.unmasked(rounds - 1),  // a round that is skipped need not be opened
+        "{}: {} rounds are over, and rounds.sqlite has the first {}: it is an older copy; restore the newest "
+        "one, or begin another federation, in another folder",
+        options.directory, rounds, recorded);
   }
 
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }

@@ -11,6 +11,8 @@
 namespace conclave {
 namespace {
 
+constexpr std::string_view kControl = "control-";  // begins the names of files of control variates
+
 // The whole tensor, in host memory; complete on rank 0.
 void gather(const TensorEntry& entry, const ProcessGrid& grid, const Tensor& whole) {
   if (!entry.sharded) return whole.copy_from(entry.values);
@@ -127,7 +129,7 @@ std::optional<std::int64_t> SiteModel::kept_private(std::int64_t round) const {
 }
 
 std::filesystem::path SiteModel::control_file(std::int64_t round) const {
-  return directory_ / fmt::format("control-{:08}.f32", round);
+  return directory_ / fmt::format("{}{:08}.f32", kControl, round);
 }
 
 std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEntry> entries,
@@ -164,11 +166,32 @@ std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEnt
   return kept;
 }
 
-bool SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                               std::int64_t counted) const {
+std::string SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
+                                      std::int64_t counted) const {
   CheckpointReader(base.path(), grid_.world()).load(correction);
-  if (counted == 0) return true;
-  if (!std::filesystem::exists(control_file(counted))) return false;
+  if (counted == 0) {
+    const std::filesystem::directory_iterator files(directory_);
+    const bool has_own = std::any_of(begin(files), end(files), [](const auto& entry) {
+      return entry.path().filename().string().starts_with(kControl);
+    });
+    const bool is_zero = std::ranges::all_of(correction, [](const TensorEntry& entry) {
+      const Tensor values = Tensor::empty(entry.values.shape());  // entry.values may be on a device
+      values.copy_from(entry.values);
+      return std::ranges::all_of(values.span<float>(), [](float value) { return value == 0; });
+    });
+    if (!has_own || is_zero) return "";
+    return fmt::format(
+        "{}: by the coordinator's rounds.sqlite no update of this site's counted, and this site has a "
+        "control "
+        "variate of an earlier one; it begins with zeros. If that update came in time, rounds.sqlite is an "
+        "older copy: have the newest one restored",
+        directory_.string());
+  }
+  if (!std::filesystem::exists(control_file(counted)))
+    return fmt::format(
+        "{}: this site's control variate of round {} is missing; it begins with zeros, while the mean of all "
+        "sites' still contains the old one",
+        directory_.string(), counted);
   const KeptNumbers numbers(control_file(counted), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(correction, control_name(name), &TensorEntry::name);
@@ -180,7 +203,7 @@ bool SiteModel::set_correction(std::span<const TensorEntry> correction, const Ch
     for (std::size_t i = 0; i < mine.size(); ++i) values.span<float>()[i] -= mine[i];
     entry->values.copy_from(values);
   }
-  return true;
+  return "";
 }
 
 FileDigest SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base,
@@ -253,7 +276,7 @@ void SiteModel::save_control(std::span<const float> change, std::int64_t round, 
   write(control_file(round).string(), own);
   // A repetition of this round begins with the file of the last update that counted. Other files are of
   // updates that came too late.
-  remove_others("control-", control_file(round), control_file(counted));
+  remove_others(kControl, control_file(round), control_file(counted));
 }
 
 }  // namespace conclave

@@ -45,9 +45,10 @@ class SiteModel {
   /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the
   /// site's own (federated/strategies/scaffold.h). The site's own is the one after round `counted`, from 1:
   /// the last round in which its update counted, as the coordinator knows. For round 0 it is zeros. Returns
-  /// false if its file is missing; the site's own is then taken to be zeros, too.
-  bool set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                      std::int64_t counted) const;
+  /// "", or a warning: its file is missing, and the site's own is taken to be zeros, or the coordinator may
+  /// have forgotten this site's updates.
+  std::string set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
+                             std::int64_t counted) const;
 
   struct Control {
     std::span<const TensorEntry> gradient;  ///< mean of the corrected gradients; empty: no control variate

@@ -408,6 +408,14 @@ def test_scaffold():
     plain, corrected = numbers(checkpoints("calm")[-1]), numbers(calm)
     assert max(abs(corrected[name] - value).max() for name, value in plain.items()) > 1e-3
 
+    # With an older record of updates, the sites would begin their control variates anew.
+    shutil.copytree("scaffold", "scaffold_older", ignore=shutil.ignore_patterns("*.log", *SITES))
+    with sqlite3.connect("scaffold_older/rounds.sqlite") as database:
+        database.execute("DELETE FROM models WHERE round = 2")
+        database.execute("DELETE FROM updates WHERE round = 2")
+    database.close()
+    run(coordinator("scaffold_older", *options), 1, ["3 rounds are over, and rounds.sqlite has the first 2: it is an older copy"])
+
     # A site sends the change of its own control variate.
     changed = numpy.fromfile("scaffold/north/update.f32", numpy.float32)
     before, after = [numpy.fromfile(f"scaffold/north/control-{round:08}.f32", numpy.float32) for round in (2, 3)]
