@@ -32,6 +32,9 @@
 namespace conclave {
 namespace {
 
+// In a checkpoint's metadata: the number of sites whose control variates c is the mean of.
+constexpr const char* kControlSites = "control_sites";
+
 constexpr double kFarewellSeconds = 60;
 constexpr std::size_t kMostNamed = 20;    // at most so many missing sites are named in a line
 constexpr double kBetweenLongLines = 10;  // seconds
@@ -119,6 +122,7 @@ struct Coordinator::Parts {
       for (const std::size_t sites : {static_cast<std::size_t>(options.quorum), everyone()})
         if (sites >= static_cast<std::size_t>(options.quorum))
           check_sums(options.secure, policy->exchanged_elements(), sites);
+    if (by_control && !anew) keep_removed_sites();
     options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     require(
@@ -194,6 +198,35 @@ struct Coordinator::Parts {
   std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
   double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
 
+  std::int64_t control_sites() {
+    return nlohmann::json::parse(model->state().metadata).value(kControlSites, options.strategy.sites);
+  }
+
+  // The control variate of a site that was removed stays in c, the mean of all, because the coordinator does
+  // not know it. So c remains the mean of those of all sites that there were.
+  void keep_removed_sites() {
+    const std::int64_t before = control_sites();
+    if (before <= options.strategy.sites) return;
+    say(fmt::format(
+        "warning: the federation had {} sites, and now has {}: scaffold keeps correcting for the data "
+        "of those that were removed. To begin without them, begin another federation, in another folder",
+        before, options.strategy.sites));
+    options.strategy.sites = before;
+  }
+
+  // The control variate of a site that was added is zero at first, so that the mean of all becomes smaller.
+  // The checkpoint with which the round began still has the mean before, and is repeated from that if this
+  // process is killed.
+  void count_added_sites() {
+    const std::int64_t before = control_sites(), sites = options.strategy.sites;
+    const auto control = model->vectors().subspan(model->layout().elements);
+    if (before != sites)
+      for (float& value : control) value *= static_cast<float>(before) / static_cast<float>(sites);
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    notes[kControlSites] = sites;
+    model->state().metadata = notes.dump();
+  }
+
   // A strategy's memory of earlier rounds is a separate checkpoint, which sites need not download. It is
   // written before the model of the same round, because that model completes the round.
   std::vector<TensorEntry> strategy_entries() {
@@ -225,6 +258,7 @@ struct Coordinator::Parts {
   // had spent elsewhere is no mark of these rounds.
   void begin_private() {
     auto notes = begun_from(nlohmann::json::parse(model->state().metadata));
+    notes.erase(kControlSites);
     if (options.secure.privacy.is_on())
       set_mark(notes, MarkKind::rounds, {.unit = std::string(to_string(options.secure.privacy.unit))});
     model->state().metadata = notes.dump();
@@ -440,6 +474,7 @@ struct Coordinator::Parts {
   }
 
   void aggregate(std::span<const SiteUpdate> sites, std::size_t took_part) {
+    if (strategy->traits().control_variate) count_added_sites();
     aggregate_round(*strategy, *policy, sites, model->vectors(),
                     {.sites = took_part,
                      .rate = rate_of_round(options.schedule, round, options.rounds),

@@ -146,6 +146,7 @@ void SiteJob::check_recipe_of(const CheckpointReader& model) {
   const CheckpointState& state = model.state();
   auto notes = nlohmann::json::parse(state.metadata);
   notes.erase("round_privacy");  // what was spent, of which the site has its own record
+  notes.erase("control_sites");  // how many sites there are
   const std::array recipe{state.recipe, notes.dump(), state.tokenizer};
   if (!begun_with_) begun_with_ = recipe;
   require(recipe == begun_with_,

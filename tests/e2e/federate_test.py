@@ -421,6 +421,23 @@ def test_scaffold():
     before, after = [numpy.fromfile(f"scaffold/north/control-{round:08}.f32", numpy.float32) for round in (2, 3)]
     assert len(changed) == 2 * len(after) and abs(after - before - changed[len(after) :]).max() < 1e-6 < abs(after).max()
 
+    # If a site is added, c remains the mean of all sites' control variates, of which the new one's is zero.
+    def control_of(path):
+        with h5py.File(path) as file:
+            names = []
+            file["control"].visititems(lambda name, tensor: names.append(name) if isinstance(tensor, h5py.Dataset) else None)
+            return numpy.concatenate([file["control"][name][()].ravel() for name in sorted(names)])
+
+    leader = Started("scaffold/more.log", coordinator("scaffold", *options, "--set=federation.rounds=4", '--set=federation.sites=["north", "south", "west"]', "--set=federation.quorum=2"))
+    for process in [*(Started(f"scaffold/{name}.log", site(name, "scaffold")) for name in SITES), leader]:
+        process.ends()
+    for path, sites in [(calm, 2), (checkpoints("scaffold")[-1], 3)]:
+        own = [numpy.fromfile(f"scaffold/{name}/{path.stem.replace('step', 'control')}.f32", numpy.float32) for name in SITES]
+        assert abs(control_of(path) - sum(own) / sites).max() < 1e-6 < abs(sum(own)).max(), path
+    leader = Started("scaffold/fewer.log", coordinator("scaffold", *options, "--set=federation.rounds=5", "--set=federation.quorum=2"))
+    leader.until("warning: the federation had 3 sites, and now has 2: scaffold keeps correcting for the data")
+    leader.kill()
+
     # Between sites with the same data there is nothing to correct.
     one = federation("scaffold_one", ["north"], "--set=federation.quorum=1")
     Path("scaffold_alike").mkdir()
