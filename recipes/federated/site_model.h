@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -64,13 +65,14 @@ class SiteModel {
                   std::span<const TensorEntry> changes = {}) const;
 
  private:
+  std::filesystem::path kept_file(std::string_view prefix, std::int64_t round) const;
+  std::set<std::int64_t> rounds_kept(std::string_view prefix) const;  ///< those with such a file
   std::filesystem::path private_file(std::int64_t round) const;
   std::optional<std::int64_t> kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
   /// Stores the model for `round`, and removes the files that no repetition of a round needs.
   void save_private(std::span<const float> model, std::int64_t round) const;
-  void remove_others(std::string_view prefix, const std::filesystem::path& kept,
-                     const std::filesystem::path& also_kept) const;
+  void remove_others(std::string_view prefix, const std::set<std::filesystem::path>& kept) const;
   void save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const;
 
   ModelLayout layout_;

@@ -116,6 +116,13 @@ TEST_CASE("a site's control variate continues from its last accepted update") {
     train(5, 4, 20);
     CHECK(corrects_by(6, 25).empty());
     CHECK_THAT(corrects_by(5, 0), Catch::Matchers::Contains("control variate of round 5 is missing"));
+    train(6, 6, 30);
+    train(7, 7, 40);
+    CHECK(corrects_by(6, 25).empty());  // the model after round 7 was damaged, and its round is repeated
+    train(6, 6, 50);
+    CHECK(corrects_by(6, 25).empty());
+    CHECK(corrects_by(7, 75).empty());
+    CHECK_THAT(corrects_by(4, 0), Catch::Matchers::Contains("control variate of round 4 is missing"));
   }
 }
 
