@@ -115,10 +115,10 @@ bool SecureRound::unmasked(std::int64_t round) const {
   return database_.prepare("SELECT 1 FROM secure_attempts WHERE round = ?1 AND unmasked").bind(round).next();
 }
 
-std::int64_t SecureRound::unmasked_from(std::int64_t round) const {
-  auto count =
-      database_.prepare("SELECT count(DISTINCT round) FROM secure_attempts WHERE round >= ?1 AND unmasked");
-  count.bind(round).next();
+std::int64_t SecureRound::unmasked_in(std::int64_t first, std::int64_t end) const {
+  auto count = database_.prepare(
+      "SELECT count(DISTINCT round) FROM secure_attempts WHERE round >= ?1 AND round < ?2 AND unmasked");
+  count.bind(first, end).next();
   return count.integer(0);
 }
 

@@ -121,9 +121,9 @@ class SecureRound {
   double epsilon(std::int64_t more = 0) const { return epsilon(options_.privacy, more); }
   /// The same with the noise and delta of `privacy` instead of the current ones.
   double epsilon(const RoundPrivacy& privacy, std::int64_t more = 0) const;
-  /// Number of rounds from `round` on whose sum sites were asked to unmask. Their privacy is already spent,
-  /// and they will be skipped.
-  std::int64_t unmasked_from(std::int64_t round) const;
+  /// Number of rounds from `first` to before `end` whose sum sites were asked to unmask. Their privacy is
+  /// already spent. Those that are not over will be skipped.
+  std::int64_t unmasked_in(std::int64_t first, std::int64_t end) const;
   void stop();
   /// Ends `phase` of the present attempt, if it is in progress, without the sites whose message is missing,
   /// as when its time is over. For tests.

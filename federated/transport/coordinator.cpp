@@ -195,7 +195,9 @@ struct Coordinator::Parts {
         options.directory, rounds, recorded);
   }
 
-  std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
+  std::int64_t rounds_to_spend() const {
+    return options.rounds - round - secure.unmasked_in(round, options.rounds);
+  }
   double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
 
   std::int64_t control_sites() {
@@ -275,7 +277,7 @@ struct Coordinator::Parts {
     if (!mark || mark->unit.empty()) return;
     const bool without = mark->epsilon && std::isinf(*mark->epsilon);
     mark->epsilon = privacy.is_on() && !without ? spent : std::numeric_limits<double>::infinity();
-    mark->count = secure.unmasked_from(0);
+    mark->count = secure.unmasked_in(0, std::numeric_limits<std::int64_t>::max());
     if (privacy.is_on()) {
       mark->delta = privacy.delta;
       mark->noise_multiplier = privacy.noise_multiplier;

@@ -958,6 +958,12 @@ def test_noise_once():
                 database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
                 database.execute("INSERT INTO secure_noise VALUES(7, 30, 1, 'site', 1e-5)")
             database.close()
+    # So if there are to be no more rounds than before the one whose sum is lost.
+    with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
+        database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(8, 1, 1)")
+        database.execute("INSERT INTO secure_noise VALUES(8, 30, 1, 'site', 1e-5)")
+    database.close()
+    run([*budgeted, "--set=federation.rounds=1"], says=["privacy of each site: in 1 rounds"])
 
     # Sites that expect other noise than the coordinator cannot take part in its attempt.
     leader, sites = start_secure("noisy_other", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])

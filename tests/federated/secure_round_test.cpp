@@ -281,8 +281,8 @@ TEST_CASE("SecureRound: a site with a wrong signature drops out and the others g
   }
   const auto consents = test.exchange(Phase::consent, 1, [&](std::size_t i) { return consent(i).encode(); });
   // The sum counts as spent once the sites are asked to unmask it. epsilon(n) includes n future sums.
-  CHECK(test.round.unmasked_from(0) == 1);
-  CHECK(test.round.unmasked_from(1) == 0);
+  CHECK(test.round.unmasked_in(0, 9) == 1);
+  CHECK(test.round.unmasked_in(1, 9) == 0);
   const double one = epsilon_of({1, 1, 1}, 1e-5, kAccountant);
   CHECK(test.round.unmasked(0));
   CHECK(test.round.epsilon() == Approx(one));
@@ -325,6 +325,17 @@ TEST_CASE("SecureRound: a sum recorded without delta counts, but its privacy is 
                           [](const auto&) {});
   CHECK_FALSE(round.privacy_of(0));
   CHECK(round.epsilon() == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
+}
+
+TEST_CASE("SecureRound: unmasked rounds are counted once each, within bounds") {
+  const TemporaryDirectory folder;
+  Database database(":memory:");
+  RoundBoard board{folder.path(), database};
+  const SecureRound round(folder.path(), database, board, {.federation = "test"}, [](const std::string&) {});
+  database.run("INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1), (1, 1), (2, 0), (3, 1)");
+  CHECK(round.unmasked_in(0, 4) == 2);
+  CHECK(round.unmasked_in(1, 2) == 1);
+  CHECK(round.unmasked_in(3, 3) == 0);  // the lost sum of a round that there is not to be
 }
 
 TEST_CASE("SecureRound: a site with other settings is told to start again") {
