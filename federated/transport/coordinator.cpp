@@ -290,17 +290,34 @@ struct Coordinator::Parts {
     if (const auto entries = strategy_entries(); !entries.empty()) {
       strategy_writer.save(entries, {.step = round, .recipe = "", .metadata = "{}", .tokenizer = ""});
       const auto& outcome = strategy_writer.wait();
-      require(outcome && outcome->saved, "the state of strategy {} after round {} could not be saved: {}",
-              strategy->name(), round, outcome ? outcome->message : "");
+      require(outcome && outcome->saved, "the state of strategy {} after round {} could not be saved: {}; {}",
+              strategy->name(), round, outcome ? outcome->message : "", after_failed_save());
     }
     model->state().step = round;
     writer.save(model->entries(), model->state());
     const auto& outcome = writer.wait();
-    require(outcome && outcome->saved,
-            "the model after round {} could not be saved: {}; started again, the "
-            "coordinator goes on with that round",
-            round, outcome ? outcome->message : "");
+    require(outcome && outcome->saved, "the model after round {} could not be saved: {}; {}", round,
+            outcome ? outcome->message : "", after_failed_save());
     hash_model();
+  }
+
+  const char* after_failed_save() const {
+    return options.secure.enabled && secure.unmasked(round - 1)
+               ? "started again, the coordinator skips that round, because its sum was unmasked and is lost; "
+                 "what it "
+                 "spent stays spent"
+               : "started again, the coordinator goes on with that round";
+  }
+
+  // What save() writes is there before older files are removed.
+  std::string lacking_room() {
+    std::error_code gone;  // then the model alone is a good guess
+    const std::uintmax_t file = std::filesystem::file_size(model_file->path, gone);
+    std::uint64_t bytes = gone ? model->bytes() : file;
+    for (const TensorEntry& entry : strategy_entries()) bytes += entry.values.bytes();
+    return conclave::lacking_room(options.directory, static_cast<double>(bytes),
+                                  static_cast<double>(std::min(kSpareRoom, bytes)),
+                                  "the round's model and the strategy's state");
   }
 
   // Shows whether another file has taken a file's place, or whether the file was written to.
@@ -388,7 +405,8 @@ struct Coordinator::Parts {
       malloc_trim(0);  // frees the memory of uploads, before there is a sum as long as the model
       if (!options.secure.enabled)
         end_round(*updates);
-      else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates))
+      else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates, {},
+                                         [this] { return lacking_room(); }))
         end_secure_round(sum);
       board.clear();
     }

@@ -1,5 +1,6 @@
 #include "federated/secure_round.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <ctime>
@@ -81,9 +82,12 @@ struct StartedRound {
   /// Begins an attempt.
   void start_attempt() {
     loop = std::jthread([this] {
-      const auto sum = round.attempt(kWork, kElements, ready, [this] {
-        if (meanwhile) meanwhile();
-      });
+      const auto sum = round.attempt(
+          kWork, kElements, ready,
+          [this] {
+            if (meanwhile) meanwhile();
+          },
+          [this] { return std::string(is_full ? "the disk is full" : ""); });
       if (sum) sum_survivors = sum->survivors.size();
     });
   }
@@ -177,6 +181,7 @@ struct StartedRound {
   std::int64_t number = 0;
   std::string values;
   std::function<void()> meanwhile = {};  // while the first attempt's sum is unmasked
+  std::atomic<bool> is_full{false};      // the disk
   std::size_t sum_survivors = 0;
   std::vector<secure_aggregation::Site> sites;
   std::jthread loop;
@@ -483,6 +488,38 @@ TEST_CASE("SecureRound: other sites are served while the sum is unmasked") {
   calls.wait();  // if they were not served before, they are now
   CHECK((served == std::future_status::ready && answered && !begun));
   CHECK(test.sum_survivors == kSites.size());
+}
+
+TEST_CASE("SecureRound: without room for its result a sum is not unmasked, and no attempt begins") {
+  StartedRound test;
+  const auto deliveries = test.deliveries();
+  for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+  const auto survivors = test.exchange(Phase::mask, 0, [](std::size_t) { return Bytes(); });
+  test.is_full = true;
+  const auto consent = [&](std::size_t i) {
+    return test.sites[i].consent(Survivors::decode(survivors[i])).encode();
+  };
+  std::vector<Bytes> bodies;
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    test.send(i, Phase::consent, bodies.emplace_back(consent(i)));
+  CHECK(test.send(0, Phase::consent, bodies[0], 0.05).state == SecureRound::Answer::State::not_yet);
+  CHECK_FALSE(test.round.unmasked(0));
+  test.is_full = false;
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    test.send(i, Phase::unmask,
+              test.sites[i]
+                  .unmask(Consents::decode(test.send(i, Phase::consent, bodies[i], kPatience).body))
+                  .encode());
+  test.loop.join();
+  CHECK(test.sum_survivors == kSites.size());
+  CHECK_THAT(test.said,
+             Contains("warning: round 1: the disk is full; its sum is unmasked once there is room"));
+
+  test.is_full = true;
+  test.round.stop();  // so that it does not pause
+  test.start_attempt();
+  test.loop.join();
+  CHECK_THAT(test.said, Contains("the attempt at its sum failed: the disk is full"));
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {
