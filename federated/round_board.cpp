@@ -157,6 +157,10 @@ void RoundBoard::open(const RoundPlan& plan) {
   plan_ = plan;
   assigned_.clear();
   received_.clear();
+  // The round was begun from another model before, as by an earlier federation in this folder.
+  const std::string before = model_of_record(plan.round);
+  if (!is_asynchronous() && !before.empty() && before != plan.digest.hexadecimal())
+    database_.prepare("DELETE FROM updates WHERE round = ?1").bind(plan.round).run();
   for (const ReceivedUpdate& update : updates_of(plan.round)) {
     // A power cut can lose what was not yet on disk, and the strategy may have changed since the update
     // arrived.

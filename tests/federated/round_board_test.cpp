@@ -186,6 +186,18 @@ TEST_CASE_METHOD(BoardFixture, "RoundBoard: after a restart complete updates cou
   CHECK(third.next("south", 0, [] { return false; }).work == RoundBoard::Work::wait);
 }
 
+TEST_CASE_METHOD(BoardFixture,
+                 "RoundBoard: updates of another model that the round was begun from do not count") {
+  send("north");
+  plan.model = folder.write("another", "another model");
+  plan.digest = digest_of(plan.model);
+  RoundBoard anew(folder.path(), database);
+  anew.open(plan);
+  CHECK(counted() == 0);
+  CHECK(anew.next("north", 0, [] { return false; }).work == RoundBoard::Work::train);
+  CHECK(anew.begin_upload("north", offer()) != nullptr);
+}
+
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round waits for sites to join until all have delivered") {
   const auto seconds_of = [&](std::size_t everyone, double gather) {
     const auto began = Clock::now();
