@@ -385,8 +385,9 @@ void RoundBoard::fetched(const std::string& site, std::int64_t round) {
 
 // The assignment is on disk, so that a coordinator that is restarted waits for the same sites.
 void RoundBoard::assign(const std::string& site) {
-  if (!assigned_.insert(site).second) return;
+  if (assigned_.contains(site)) return;
   database_.prepare("INSERT OR IGNORE INTO assigned VALUES(?1, ?2)").bind(plan_.round, site).run();
+  assigned_.insert(site);  // not if that failed, so that it is tried again
 }
 
 void RoundBoard::check_in_time(std::int64_t round) const {

@@ -478,6 +478,15 @@ TEST_CASE("RoundBoard: reads updates of a database from before fedbuff") {
   }
 }
 
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: an assignment that could not be stored is stored the next time") {
+  const auto next = [&] { return board.next("north", 0, [] { return false; }).work; };
+  database.run("ALTER TABLE assigned RENAME TO elsewhere");
+  CHECK_THROWS_WITH(next(), Catch::Contains("assigned"));
+  database.run("ALTER TABLE elsewhere RENAME TO assigned");
+  CHECK(next() == RoundBoard::Work::train);
+  CHECK(database.prepare("SELECT 1 FROM assigned WHERE site = 'north'").next());
+}
+
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: the method of a round is on record") {
   plan.strategy = "fedadam";
   board.open(plan);
