@@ -243,10 +243,18 @@ struct Coordinator::Parts {
   void load_strategy() {
     const auto entries = strategy_entries();
     if (entries.empty() || round == 0) return;
-    const CheckpointReader reader(checkpoint_path(options.directory + "/strategy", round));
-    for (const TensorEntry& entry : entries) {
-      reader.read(entry);
-      give_back();
+    try {
+      const CheckpointReader reader(checkpoint_path(options.directory + "/strategy", round));
+      for (const TensorEntry& entry : entries) {
+        reader.read(entry);
+        give_back();
+      }
+    } catch (const Error& error) {
+      fail(
+          "{}; strategy {} cannot go on after round {} without this state. Restore it, or remove {}: the "
+          "coordinator then goes on from the checkpoint before it, if the strategy is that of the rounds "
+          "before",
+          error.what(), strategy->name(), round, checkpoint_path(options.directory, round));
     }
   }
 

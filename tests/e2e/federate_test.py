@@ -363,6 +363,8 @@ def test_strategy():
     assert_same_weights(calm, end)
 
     # As after a kill before the last round's model was written: the round is repeated, and the transcript has it twice.
+    Path("adam2/strategy", end.name).write_text("something else")
+    run(coordinator("adam2", *options), 1, [f"adam2/strategy/{end.name}", f"Restore it, or remove {end}: the coordinator then goes on"])
     end.unlink()
     shutil.copy(checkpoints("adam")[-2], "adam2")
     leader = Started("adam2/again.log", coordinator("adam2", *options, "--set=federation.keep=1"))
