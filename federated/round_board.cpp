@@ -137,6 +137,10 @@ std::int64_t RoundBoard::rounds_of_record() const {
   return newest.integer(0);  // the integer of NULL is 0
 }
 
+bool RoundBoard::had_plain_round_before(std::int64_t round) const {
+  return database_.prepare("SELECT 1 FROM models WHERE round < ?1 AND NOT secure").bind(round).next();
+}
+
 std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
   auto rows = database_.prepare(
       "SELECT site, examples, metrics, tokens, digest, turn, base FROM updates WHERE round = ?1 ORDER BY "

@@ -87,7 +87,6 @@ struct Coordinator::Parts {
                         [this] { give_back(); }),
         transcript(options.directory + "/transcript.jsonl"),
         history(round_history(options.directory + "/transcript.jsonl", transcript.lines())) {
-    expect_spends();
     database.run("CREATE TABLE IF NOT EXISTS repeated(round INTEGER PRIMARY KEY, lines INTEGER)");
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, Verify::everything, &warnings).value_or("");
@@ -113,6 +112,7 @@ struct Coordinator::Parts {
                   options.directory);
     if (anew) model->state().step = 0;
     round = model->state().step;
+    expect_spends();
     expect_rounds();
     require(round <= options.rounds,
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
@@ -139,16 +139,15 @@ struct Coordinator::Parts {
         fail(
             "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
             "rounds it would "
-            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for fewer rounds, "
-            "or for "
-            "more noise by privacy.noise_multiplier",
-            secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
+            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise, or none; ask for fewer "
+            "rounds, or for more noise by privacy.noise_multiplier",
+            epsilon(options.secure.privacy), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
     if (anew) {
       begin_private();
       save();
     } else {
-      if (options.secure.privacy.is_on()) spent = secure.epsilon();
+      if (options.secure.privacy.is_on()) spent = epsilon(options.secure.privacy);
       hash_model();
     }
     const std::vector<ReceivedUpdate> last = board.updates_of(round - 1);
@@ -167,14 +166,12 @@ struct Coordinator::Parts {
   // of the database was restored.
   void expect_spends() const {
     const nlohmann::json& told = history.privacy;
-    if (told.is_null()) return;
+    if (told.is_null() || told.at("epsilon").is_null()) return;  // not private anyway
     constexpr double kRounding = 1e-3;  // versions of the accountant may differ by this much
     const RoundPrivacy privacy{
         .rate = told.at("rate"), .noise_multiplier = told.at("noise_multiplier"), .delta = told.at("delta")};
-    const nlohmann::json& recorded = told.at("epsilon");
-    const double before =
-        recorded.is_null() ? std::numeric_limits<double>::infinity() : recorded.get<double>();
-    const double spent = secure.epsilon(privacy);
+    const double before = told.at("epsilon");
+    const double spent = epsilon(privacy);
     require(
         before <= spent * (1 + kRounding),
         "{}: its transcript says that sums have spent epsilon {:.4f} at delta {}, and by rounds.sqlite it "
@@ -198,7 +195,14 @@ struct Coordinator::Parts {
   std::int64_t rounds_to_spend() const {
     return options.rounds - round - secure.unmasked_in(round, options.rounds);
   }
-  double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
+  double epsilon_in_the_end() const { return epsilon(options.secure.privacy, rounds_to_spend()); }
+
+  // What the rounds that are over have spent, and `more` with this noise, at its delta. Infinite if updates
+  // of one of them came without noise.
+  double epsilon(const RoundPrivacy& privacy, std::int64_t more = 0) const {
+    return board.had_plain_round_before(round) ? std::numeric_limits<double>::infinity()
+                                               : secure.epsilon(privacy, more);
+  }
 
   std::int64_t control_sites() {
     return nlohmann::json::parse(model->state().metadata).value(kControlSites, options.strategy.sites);
@@ -279,7 +283,7 @@ struct Coordinator::Parts {
   // is unmasked. From the first round without noise on, epsilon is null: infinite.
   void note_privacy() {
     const RoundPrivacy& privacy = options.secure.privacy;
-    if (privacy.is_on()) spent = secure.epsilon();
+    if (privacy.is_on()) spent = epsilon(privacy);
     auto notes = nlohmann::json::parse(model->state().metadata);
     auto mark = find_mark(notes, MarkKind::rounds);
     if (!mark || mark->unit.empty()) return;
@@ -551,7 +555,9 @@ struct Coordinator::Parts {
 
   std::string spent_text() const {
     const RoundPrivacy& privacy = options.secure.privacy;
-    return privacy.is_on() ? fmt::format(", epsilon {:.4f} at delta {}", spent, privacy.delta) : "";
+    if (!privacy.is_on()) return "";
+    return std::isinf(spent) ? ", epsilon infinite"
+                             : fmt::format(", epsilon {:.4f} at delta {}", spent, privacy.delta);
   }
 
   // `waiting`: updates of the present round that have come.
@@ -618,7 +624,7 @@ struct Coordinator::Parts {
   double epsilon_for(const RoundPrivacy& had) const {
     RoundPrivacy now = options.secure.privacy;
     now.clip_norm = had.clip_norm;  // is not recorded, and not needed
-    return had == now ? spent : secure.epsilon(had);
+    return had == now ? spent : epsilon(had);
   }
 
   // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its

@@ -966,6 +966,17 @@ def test_noise_once():
         database.execute("INSERT INTO secure_noise VALUES(8, 30, 1, 'site', 1e-5)")
     database.close()
     run([*budgeted, "--set=federation.rounds=1"], says=["privacy of each site: in 1 rounds"])
+    # If a round had no secure aggregation, nothing bounds what all rounds together have revealed.
+    with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
+        database.execute("UPDATE models SET secure = 0 WHERE round = 0")
+    database.close()
+    run(budgeted, 1, ["what was summed up so far has spent epsilon inf"])
+    leader = Started("noisy_skipped/plain.log", secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30"))
+    leader.until("round 3 of 3 begins")
+    leader.kill()
+    assert "reveal their difference, epsilon infinite" in leader.log.read_text()
+    assert entries("noisy_skipped")[-1]["privacy"]["epsilon"] is None, entries("noisy_skipped")
+    assert "\nconclave_epsilon inf\n" in Path("noisy_skipped/metrics.prom").read_text()
 
     # Sites that expect other noise than the coordinator cannot take part in its attempt.
     leader, sites = start_secure("noisy_other", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])
