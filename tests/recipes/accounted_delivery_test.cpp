@@ -160,7 +160,7 @@ TEST_CASE_METHOD(DeliveryFixture, "a model with parameters trained without noise
   begin(noisy ? kNoisy : RoundPrivacy());
   send();
   const PrivacyMark shared = delivery->mark(false).value(), all = delivery->mark(true).value();
-  CHECK(shared.epsilon == Approx(epsilon_of({1, 1, 1}, 1e-5, "rdp")).epsilon(0.5));
+  CHECK(shared.epsilon == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
   CHECK(shared.delta == 1e-5);
   if (!noisy) {  // a site that hides its records trains all parameters with noise
     CHECK(all == shared);
