@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <type_traits>
 
 #include "core/clock.h"
 #include "federated/identity.h"
@@ -62,9 +63,14 @@ void create_attempts(Database& database) {
 
 std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
                        const RoundPrivacy& privacy) {
-  std::string values =
-      fmt::format("round {} of {} model {} steps {} proximal {:a} control {}", work.round, work.rounds,
-                  work.model_sha256, work.local_steps, work.rules.proximal, work.rules.control_variate);
+  std::string values = fmt::format("round {} of {} model {} steps {}", work.round, work.rounds,
+                                   work.model_sha256, work.local_steps);
+  for_each_rule(work.rules, [&]<class Value>(std::string_view name, Value value) {
+    if constexpr (std::is_same_v<Value, bool>)
+      values += fmt::format(" {} {}", name, value);
+    else
+      values += fmt::format(" {} {:a}", name, value);
+  });
   for (const SharingRule& rule : work.sharing)
     values += fmt::format(" {} {}:{}", to_string(rule.sharing), rule.pattern.size(), rule.pattern);
   return values + fmt::format(" clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", clip_norm,

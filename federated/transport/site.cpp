@@ -128,12 +128,14 @@ SiteRound Site::next() {
                     .model_sha256 = "",
                     .elements = reply.elements(),
                     .local_steps = reply.local_steps(),
-                    .rules = {reply.proximal(), reply.control_variate()},
                     .sharing = {},
                     .counted = reply.counted(),
                     .asynchronous = reply.asynchronous(),
                     .secure = reply.secure(),
                     .most_examples = reply.most_examples()};
+    auto& [proximal, control_variate] = round.rules;  // all of them; see for_each_rule()
+    proximal = reply.proximal();
+    control_variate = reply.control_variate();
     if (reply.has_privacy()) {
       const auto& told = reply.privacy();
       round.privacy = {.unit = parse_privacy_unit(as_told(told.unit())),

@@ -244,6 +244,11 @@ TEST_CASE("sum_values depends on the whole work of a round and its model") {
   std::set<std::string> values;
   for (const RoundWork& work : works) values.insert(sum_values(work, 10, 0, {}));
   CHECK(values.size() == works.size());
+  works[5].rules.control_variate = true;
+  CHECK(
+      sum_values(works[5], 10, 0, {}) ==  // what sites of other versions sign
+      "round 0 of 1 model of a round steps 2 proximal 0x1p-1 control true clip 0x1.4p+3 examples 0x0p+0 unit "
+      "none clip 0x1p+0 rate 0x1p+0 noise 0x0p+0");
 }
 
 TEST_CASE("SecureRound: a site with a wrong signature drops out and the others go on") {
