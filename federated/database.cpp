@@ -6,8 +6,8 @@ namespace conclave {
 namespace {
 
 // One process at a time owns the file: two coordinators in one folder would count an update twice.
-constexpr std::string_view kSettings[] = {"PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = WAL",
-                                          "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"};
+constexpr std::string_view kSettings[] = {"PRAGMA locking_mode = EXCLUSIVE", "PRAGMA synchronous = FULL",
+                                          "PRAGMA foreign_keys = ON"};
 
 // Waiting time for a lock that is held by a process that only reads the file, such as a backup.
 constexpr int kPatience = 1000;  // milliseconds
@@ -53,7 +53,7 @@ void Statement::bind_one(int place, std::string_view value) {
                           SQLITE_TRANSIENT));
 }
 
-Database::Database(const std::string& path) {
+Database::Database(const std::string& path, Journal journal) {
   sqlite3* handle = nullptr;
   const int result = sqlite3_open_v2(
       path.c_str(), &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
@@ -62,6 +62,9 @@ Database::Database(const std::string& path) {
           handle ? sqlite3_errmsg(handle) : "out of memory");
   sqlite3_busy_timeout(handle, kPatience);
   for (const std::string_view setting : kSettings) run(setting);
+  // With synchronous = FULL, SQLite syncs a journal that it truncates, but not the folder of one that it
+  // deletes.
+  run(journal == Journal::rollback ? "PRAGMA journal_mode = TRUNCATE" : "PRAGMA journal_mode = WAL");
 }
 
 Transaction::~Transaction() {

@@ -1,6 +1,6 @@
 // Tables that must survive a crash, in one SQLite file. A statement that changes data returns only when the
-// change is on disk (write-ahead log, synchronous = FULL). A Transaction groups statements: either all of
-// them take effect, or none, and they are on disk when its commit() returns.
+// change is on disk (synchronous = FULL). A Transaction groups statements: either all of them take effect, or
+// none, and they are on disk when its commit() returns.
 #pragma once
 
 #include <sqlite3.h>
@@ -50,13 +50,28 @@ class Statement {
   std::unique_ptr<sqlite3_stmt, Finalize> statement_;
 };
 
+/// Where SQLite keeps what makes a change take effect as a whole.
+enum class Journal : std::uint8_t {
+  /// Beside the file, only during a change. Between two changes the file alone has everything, so its copy is
+  /// a backup.
+  rollback,
+  /// Changes are appended to a log, PATH-wal, which is faster. They are in the file after checkpoint(), or
+  /// when the database is closed; a copy of the file alone lacks the newer ones.
+  write_ahead,
+};
+
 class Database {
  public:
   /// Opens the file `path`, or creates it. Throws Error if it is not a database, is damaged, or is held by
   /// another process.
-  explicit Database(const std::string& path);
+  explicit Database(const std::string& path, Journal journal = Journal::rollback);
 
   void run(std::string_view sql) { Statement(handle_.get(), sql).run(); }
+  /// Moves what is in the log into the file, unless another thread is reading, or there is no room: what is
+  /// in the log is safe there.
+  void checkpoint() {
+    sqlite3_wal_checkpoint_v2(handle_.get(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  }
   Statement prepare(std::string_view sql) const { return {handle_.get(), sql}; }
   /// False also if there is no such table.
   bool has_column(std::string_view table, std::string_view column) const {

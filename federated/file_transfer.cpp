@@ -135,4 +135,19 @@ void OutgoingFile::read(std::uint64_t offset, std::string& data) const {
   descriptor_.read_at(data.data(), data.size(), offset);
 }
 
+std::string lacking_room(const std::filesystem::path& directory, double needed, double spare,
+                         std::string_view what) {
+  std::error_code unknown;
+  const std::filesystem::space_info disk = std::filesystem::space(directory, unknown);
+  if (unknown || disk.capacity == 0 || disk.capacity == static_cast<std::uintmax_t>(-1)) return "";
+  const auto room = static_cast<double>(disk.available);
+  if (room >= needed + spare) return "";
+  constexpr double kMebi = 1 << 20;
+  return fmt::format(
+      "{}: there is room for {:.0f} MiB, and {:.0f} MiB are needed for {}, besides {:.0f} MiB that must stay "
+      "free; "
+      "make room",
+      directory.string(), room / kMebi, needed / kMebi, what, spare / kMebi);
+}
+
 }  // namespace conclave

@@ -103,4 +103,12 @@ class OutgoingFile {
   std::uint64_t bytes_;
 };
 
+/// Says that the disk of `directory` has no room for `needed` more bytes, which are for `what`, with `spare`
+/// bytes left for others. "" if it has, or if the file system does not tell.
+std::string lacking_room(const std::filesystem::path& directory, double needed, double spare,
+                         std::string_view what);
+
+/// What must stay free for other users of a disk, at most.
+inline constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;
+
 }  // namespace conclave

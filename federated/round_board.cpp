@@ -130,6 +130,17 @@ std::optional<RoundMethod> RoundBoard::method_of(std::int64_t round) const {
   return RoundMethod{rows.text(0), rows.integer(1) != 0, rows.integer(2) != 0};
 }
 
+std::int64_t RoundBoard::rounds_of_record() const {
+  auto newest = database_.prepare(  // an early version recorded updates only
+      "SELECT max(round) + 1 FROM (SELECT round FROM models UNION ALL SELECT round FROM updates)");
+  newest.next();
+  return newest.integer(0);  // the integer of NULL is 0
+}
+
+bool RoundBoard::had_plain_round_before(std::int64_t round) const {
+  return database_.prepare("SELECT 1 FROM models WHERE round < ?1 AND NOT secure").bind(round).next();
+}
+
 std::vector<ReceivedUpdate> RoundBoard::updates_of(std::int64_t round) {
   auto rows = database_.prepare(
       "SELECT site, examples, metrics, tokens, digest, turn, base FROM updates WHERE round = ?1 ORDER BY "
@@ -150,6 +161,10 @@ void RoundBoard::open(const RoundPlan& plan) {
   plan_ = plan;
   assigned_.clear();
   received_.clear();
+  // The round was begun from another model before, as by an earlier federation in this folder.
+  const std::string before = model_of_record(plan.round);
+  if (!is_asynchronous() && !before.empty() && before != plan.digest.hexadecimal())
+    database_.prepare("DELETE FROM updates WHERE round = ?1").bind(plan.round).run();
   for (const ReceivedUpdate& update : updates_of(plan.round)) {
     // A power cut can lose what was not yet on disk, and the strategy may have changed since the update
     // arrived.
@@ -374,8 +389,9 @@ void RoundBoard::fetched(const std::string& site, std::int64_t round) {
 
 // The assignment is on disk, so that a coordinator that is restarted waits for the same sites.
 void RoundBoard::assign(const std::string& site) {
-  if (!assigned_.insert(site).second) return;
+  if (assigned_.contains(site)) return;
   database_.prepare("INSERT OR IGNORE INTO assigned VALUES(?1, ?2)").bind(plan_.round, site).run();
+  assigned_.insert(site);  // not if that failed, so that it is tried again
 }
 
 void RoundBoard::check_in_time(std::int64_t round) const {

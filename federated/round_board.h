@@ -135,6 +135,10 @@ class RoundBoard {
   /// The method by which the round was last opened; nothing if it never was, or if the method was not
   /// recorded.
   std::optional<RoundMethod> method_of(std::int64_t round) const;
+  /// Number of rounds on record: the newest that was opened, and those before it.
+  std::int64_t rounds_of_record() const;
+  /// Whether one of the rounds before `round` had no secure aggregation.
+  bool had_plain_round_before(std::int64_t round) const;
   /// The updates on record for a round; their files may be gone.
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Replaces the updates on record for a round by those that its result was made of.

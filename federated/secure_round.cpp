@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <type_traits>
 
 #include "core/clock.h"
 #include "federated/identity.h"
@@ -20,6 +21,7 @@ constexpr std::string_view kPhases[] = {"advertising keys", "sharing secrets", "
                                         "consenting to the survivors", "unmasking the sum"};
 
 constexpr double kFirstPause = 1, kLongestPause = 60;  // seconds
+constexpr double kRoomPause = 0.2;                     // seconds until the disk is asked again
 
 // Limits the colluding sites such that at least two sites of a sum are honest.
 Agreement agree_among(const SecureOptions& options, const RoundWork& work, std::int64_t number,
@@ -61,9 +63,14 @@ void create_attempts(Database& database) {
 
 std::string sum_values(const RoundWork& work, double clip_norm, double most_examples,
                        const RoundPrivacy& privacy) {
-  std::string values =
-      fmt::format("round {} of {} model {} steps {} proximal {:a} control {}", work.round, work.rounds,
-                  work.model_sha256, work.local_steps, work.rules.proximal, work.rules.control_variate);
+  std::string values = fmt::format("round {} of {} model {} steps {}", work.round, work.rounds,
+                                   work.model_sha256, work.local_steps);
+  for_each_rule(work.rules, [&]<class Value>(std::string_view name, Value value) {
+    if constexpr (std::is_same_v<Value, bool>)
+      values += fmt::format(" {} {}", name, value);
+    else
+      values += fmt::format(" {} {:a}", name, value);
+  });
   for (const SharingRule& rule : work.sharing)
     values += fmt::format(" {} {}:{}", to_string(rule.sharing), rule.pattern.size(), rule.pattern);
   return values + fmt::format(" clip {:a} examples {:a} unit {} clip {:a} rate {:a} noise {:a}", clip_norm,
@@ -115,10 +122,10 @@ bool SecureRound::unmasked(std::int64_t round) const {
   return database_.prepare("SELECT 1 FROM secure_attempts WHERE round = ?1 AND unmasked").bind(round).next();
 }
 
-std::int64_t SecureRound::unmasked_from(std::int64_t round) const {
-  auto count =
-      database_.prepare("SELECT count(DISTINCT round) FROM secure_attempts WHERE round >= ?1 AND unmasked");
-  count.bind(round).next();
+std::int64_t SecureRound::unmasked_in(std::int64_t first, std::int64_t end) const {
+  auto count = database_.prepare(
+      "SELECT count(DISTINCT round) FROM secure_attempts WHERE round >= ?1 AND round < ?2 AND unmasked");
+  count.bind(first, end).next();
   return count.integer(0);
 }
 
@@ -180,7 +187,8 @@ std::int64_t SecureRound::new_number(std::int64_t round) {
 
 std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std::uint64_t elements,
                                                      std::vector<ReceivedUpdate> ready,
-                                                     const std::function<void()>& meanwhile) {
+                                                     const std::function<void()>& meanwhile,
+                                                     const LackingRoom& lacking_room) {
   const std::int64_t round = work.round;
   std::set<std::string> names;
   for (const ReceivedUpdate& update : ready) names.insert(update.site);
@@ -202,6 +210,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
   std::optional<Sum> result;
   try {
     const bool weighted = options_.most_examples > 0;
+    if (const std::string lacking = lacking_room(); !lacking.empty()) fail("{}", lacking);
     require(std::ssize(ready) >= options_.least,
             "{} sites are ready{}, and federation.quorum is {}. If no other site is to come, {}{}",
             ready.size(),
@@ -213,7 +222,7 @@ std::optional<SecureRound::Sum> SecureRound::attempt(const RoundWork& work, std:
     const NoisyFormat format = format_of(options_, agreement);
     attempt_.emplace(Attempt{number, {agreement, certificates, options_.clip_norm}, Coordinator(agreement)});
     changed_.notify_all();
-    end_phases(lock, round);
+    end_phases(lock, round, lacking_room);
     if (attempt_->phase == Phase::done) {
       Coordinator& coordinator = attempt_->coordinator;
       const Survivors survivors = coordinator.survivors();
@@ -302,13 +311,29 @@ void SecureRound::Sum::read_mean(std::size_t offset, std::span<float> out) const
   for (float& value : out) value = static_cast<float>(value / count);
 }
 
-void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round) {
+// Sites that have consented ask for the others' consents until then.
+void SecureRound::wait_for_room(std::unique_lock<std::mutex>& lock, std::int64_t round,
+                                const LackingRoom& lacking_room) {
+  for (bool told = false; !stopped_; told = true) {
+    const std::string lacking = lacking_room();
+    if (lacking.empty()) return;
+    if (!told)
+      say_(fmt::format(
+          "warning: round {}: {}; its sum is unmasked once there is room, because it would be lost",
+          round + 1, lacking));
+    changed_.wait_for(lock, seconds(kRoomPause), [&] { return stopped_; });
+  }
+}
+
+void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round,
+                             const LackingRoom& lacking_room) {
   Attempt& attempt = *attempt_;
   while (attempt.phase != Phase::done) {
     Coordinator& coordinator = attempt.coordinator;
     changed_.wait_until(lock, Clock::now() + seconds(options_.phase_seconds),
                         [&] { return stopped_ || attempt.phase_ends || coordinator.awaited().empty(); });
     changed_.wait(lock, [&] { return adding_ == 0; });
+    if (attempt.phase == Phase::consent) wait_for_room(lock, round, lacking_room);
     attempt.phase_ends = false;
     if (stopped_) return;
     for (const std::uint32_t site : coordinator.awaited())
@@ -316,10 +341,12 @@ void SecureRound::end_phases(std::unique_lock<std::mutex>& lock, std::int64_t ro
                        kPhases[static_cast<std::size_t>(attempt.phase)]));
     attempt.came[attempt.phase] = coordinator.arrived();
     coordinator.end_phase();
-    if (attempt.phase == Phase::consent)  // before any site is told
+    if (attempt.phase == Phase::consent) {  // before any site is told
       database_.prepare("UPDATE secure_attempts SET unmasked = 1 WHERE number = ?1")
           .bind(attempt.number)
           .run();
+      database_.checkpoint();
+    }
     attempt.phase = static_cast<Phase>(static_cast<int>(attempt.phase) + 1);
     changed_.notify_all();
   }

@@ -92,6 +92,7 @@ class SecureRound {
 
   // For the coordinator's loop.
 
+  using LackingRoom = std::function<std::string()>;
   struct Sum {
     secure_aggregation::RingVector sum;
     secure_aggregation::FixedPoint format;
@@ -109,8 +110,12 @@ class SecureRound {
   /// any site was told of it, or after which failed_attempt.h says to wait, it pauses: for a second, then for
   /// two, up to a minute. A sum ends that.
   /// Calls meanwhile() just before it unmasks the sum, when the calls of sites, and stop(), need not wait.
-  std::optional<Sum> attempt(const RoundWork& work, std::uint64_t elements, std::vector<ReceivedUpdate> ready,
-                             const std::function<void()>& meanwhile = {});
+  /// lacking_room() says what keeps the round's result from being saved, "" if nothing does. Then no site is
+  /// asked for an update, or to unmask the sum: the attempt fails at its beginning, and later it waits.
+  std::optional<Sum> attempt(
+      const RoundWork& work, std::uint64_t elements, std::vector<ReceivedUpdate> ready,
+      const std::function<void()>& meanwhile = {},
+      const LackingRoom& lacking_room = [] { return std::string(); });
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
   /// The privacy of that sum as it was recorded, whatever the options are now, except clip_norm, which is not
@@ -121,9 +126,9 @@ class SecureRound {
   double epsilon(std::int64_t more = 0) const { return epsilon(options_.privacy, more); }
   /// The same with the noise and delta of `privacy` instead of the current ones.
   double epsilon(const RoundPrivacy& privacy, std::int64_t more = 0) const;
-  /// Number of rounds from `round` on whose sum sites were asked to unmask. Their privacy is already spent,
-  /// and they will be skipped.
-  std::int64_t unmasked_from(std::int64_t round) const;
+  /// Number of rounds from `first` to before `end` whose sum sites were asked to unmask. Their privacy is
+  /// already spent. Those that are not over will be skipped.
+  std::int64_t unmasked_in(std::int64_t first, std::int64_t end) const;
   void stop();
   /// Ends `phase` of the present attempt, if it is in progress, without the sites whose message is missing,
   /// as when its time is over. For tests.
@@ -193,7 +198,8 @@ class SecureRound {
   std::filesystem::path folder_of(std::int64_t attempt) const;  ///< for its masked updates
   /// A new attempt's number, which is on disk when this returns and never used again.
   std::int64_t new_number(std::int64_t round);
-  void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round);
+  void end_phases(std::unique_lock<std::mutex>& lock, std::int64_t round, const LackingRoom& lacking_room);
+  void wait_for_room(std::unique_lock<std::mutex>& lock, std::int64_t round, const LackingRoom& lacking_room);
   /// Notes what the attempt has shown of its sites. Returns what follows if it failed.
   AfterFailure note_sites(std::int64_t round, bool succeeded);
   /// Says why the next attempt waits, and waits.

@@ -99,6 +99,15 @@ std::int64_t PrivacyLedger::count(const std::string& run, std::int64_t round) co
   return rows.integer(0);
 }
 
+std::string PrivacyLedger::newest() const {
+  Statement rows = database_.prepare("SELECT digest FROM spends ORDER BY place DESC LIMIT 1");
+  return rows.next() ? rows.text(0) : "";
+}
+
+bool PrivacyLedger::has(const std::string& digest) const {
+  return database_.prepare("SELECT 1 FROM spends WHERE digest = ?1").bind(digest).next();
+}
+
 double PrivacyLedger::epsilon_with(const PrivacySpend* next) const {
   std::vector<PrivacySpend> all = spends();
   if (next) all.push_back(*next);

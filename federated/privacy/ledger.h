@@ -53,6 +53,11 @@ class PrivacyLedger {
   /// Number of values recorded for a run's round.
   std::int64_t count(const std::string& run, std::int64_t round) const;
 
+  /// The digest of the newest spend; "" if there is none. has() tells another ledger, or an older copy of
+  /// this one, by its absence.
+  std::string newest() const;
+  bool has(const std::string& digest) const;
+
   /// Epsilon of all that was recorded, at the budget's delta. Computed from privacy loss distributions, or
   /// from Renyi divergences if noise or rate differ between spends, because they may have been chosen
   /// depending on earlier outputs.

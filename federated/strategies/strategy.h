@@ -62,6 +62,15 @@ struct SiteRules {
 
   bool operator==(const SiteRules&) const = default;
 };
+/// Calls f(name, value) for each rule. Whatever tells sites the rules, or has sites agree to them, goes
+/// through this, or binds all members at once as this does: then a rule that is added cannot be forgotten
+/// there.
+template <class Rules, class F>
+constexpr void for_each_rule(Rules& rules, F f) {
+  auto& [proximal, control_variate] = rules;
+  f("proximal", proximal);
+  f("control", control_variate);
+}
 
 /// What a kind of strategy needs of the rounds and of the sites, known before there is a model or an option.
 /// Each kind says it in a static member kTraits, which hides that of its base.

@@ -32,6 +32,9 @@
 namespace conclave {
 namespace {
 
+// In a checkpoint's metadata: the number of sites whose control variates c is the mean of.
+constexpr const char* kControlSites = "control_sites";
+
 constexpr double kFarewellSeconds = 60;
 constexpr std::size_t kMostNamed = 20;    // at most so many missing sites are named in a line
 constexpr double kBetweenLongLines = 10;  // seconds
@@ -65,7 +68,8 @@ struct Coordinator::Parts {
         allowed(std::move(allow_list)),
         say(std::move(report)),
         lock(options.directory),
-        database((expect_database(options.directory), options.directory + "/rounds.sqlite")),
+        database((expect_database(options.directory), options.directory + "/rounds.sqlite"),
+                 Journal::write_ahead),
         board(options.directory, database),
         secure(options.directory, database, board, options.secure, say),
         service(board, options.secure.enabled ? &secure : nullptr, allowed,
@@ -83,7 +87,6 @@ struct Coordinator::Parts {
                         [this] { give_back(); }),
         transcript(options.directory + "/transcript.jsonl"),
         history(round_history(options.directory + "/transcript.jsonl", transcript.lines())) {
-    expect_spends();
     database.run("CREATE TABLE IF NOT EXISTS repeated(round INTEGER PRIMARY KEY, lines INTEGER)");
     std::vector<std::string> warnings;
     std::string newest = newest_checkpoint(options.directory, Verify::everything, &warnings).value_or("");
@@ -109,6 +112,8 @@ struct Coordinator::Parts {
                   options.directory);
     if (anew) model->state().step = 0;
     round = model->state().step;
+    expect_spends();
+    expect_rounds();
     require(round <= options.rounds,
             "{}: {} rounds are over, and federation.rounds = {}; give {}, with which it ends here, or more",
             options.directory, round, options.rounds, round);
@@ -117,6 +122,7 @@ struct Coordinator::Parts {
       for (const std::size_t sites : {static_cast<std::size_t>(options.quorum), everyone()})
         if (sites >= static_cast<std::size_t>(options.quorum))
           check_sums(options.secure, policy->exchanged_elements(), sites);
+    if (by_control && !anew) keep_removed_sites();
     options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     require(
@@ -133,21 +139,21 @@ struct Coordinator::Parts {
         fail(
             "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
             "rounds it would "
-            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for fewer rounds, "
-            "or for "
-            "more noise by privacy.noise_multiplier",
-            secure.epsilon(), options.secure.privacy.delta, rounds_to_spend(), all, most);
+            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise, or none; ask for fewer "
+            "rounds, or for more noise by privacy.noise_multiplier",
+            epsilon(options.secure.privacy), options.secure.privacy.delta, rounds_to_spend(), all, most);
     load_strategy();
     if (anew) {
       begin_private();
       save();
     } else {
-      if (options.secure.privacy.is_on()) spent = secure.epsilon();
+      if (options.secure.privacy.is_on()) spent = epsilon(options.secure.privacy);
       hash_model();
     }
     const std::vector<ReceivedUpdate> last = board.updates_of(round - 1);
     note_reports(last);
     if (!is_recorded()) record(last);
+    database.checkpoint();
     server = start_server(options.address, kit, service, port);
   }
 
@@ -160,14 +166,12 @@ struct Coordinator::Parts {
   // of the database was restored.
   void expect_spends() const {
     const nlohmann::json& told = history.privacy;
-    if (told.is_null()) return;
+    if (told.is_null() || told.at("epsilon").is_null()) return;  // not private anyway
     constexpr double kRounding = 1e-3;  // versions of the accountant may differ by this much
     const RoundPrivacy privacy{
         .rate = told.at("rate"), .noise_multiplier = told.at("noise_multiplier"), .delta = told.at("delta")};
-    const nlohmann::json& recorded = told.at("epsilon");
-    const double before =
-        recorded.is_null() ? std::numeric_limits<double>::infinity() : recorded.get<double>();
-    const double spent = secure.epsilon(privacy);
+    const double before = told.at("epsilon");
+    const double spent = epsilon(privacy);
     require(
         before <= spent * (1 + kRounding),
         "{}: its transcript says that sums have spent epsilon {:.4f} at delta {}, and by rounds.sqlite it "
@@ -175,8 +179,59 @@ struct Coordinator::Parts {
         options.directory, before, privacy.delta, spent);
   }
 
-  std::int64_t rounds_to_spend() const { return options.rounds - round - secure.unmasked_from(round); }
-  double epsilon_in_the_end() const { return secure.epsilon(rounds_to_spend()); }
+  // Throws Error if the checkpoint or the transcript has a round that the database lacks, as after an older
+  // copy of the database was restored: it would no longer know which updates counted, and sites would begin
+  // their control variates anew.
+  void expect_rounds() const {
+    const std::int64_t told = history.models.empty() ? 0 : history.models.rbegin()->first;
+    const std::int64_t rounds = std::max(round, told), recorded = board.rounds_of_record();
+    require(
+        recorded >= rounds || secure.unmasked(rounds - 1),  // a round that is skipped need not be opened
+        "{}: {} rounds are over, and rounds.sqlite has the first {}: it is an older copy; restore the newest "
+        "one, or begin another federation, in another folder",
+        options.directory, rounds, recorded);
+  }
+
+  std::int64_t rounds_to_spend() const {
+    return options.rounds - round - secure.unmasked_in(round, options.rounds);
+  }
+  double epsilon_in_the_end() const { return epsilon(options.secure.privacy, rounds_to_spend()); }
+
+  // What the rounds that are over have spent, and `more` with this noise, at its delta. Infinite if updates
+  // of one of them came without noise.
+  double epsilon(const RoundPrivacy& privacy, std::int64_t more = 0) const {
+    return board.had_plain_round_before(round) ? std::numeric_limits<double>::infinity()
+                                               : secure.epsilon(privacy, more);
+  }
+
+  std::int64_t control_sites() {
+    return nlohmann::json::parse(model->state().metadata).value(kControlSites, options.strategy.sites);
+  }
+
+  // The control variate of a site that was removed stays in c, the mean of all, because the coordinator does
+  // not know it. So c remains the mean of those of all sites that there were.
+  void keep_removed_sites() {
+    const std::int64_t before = control_sites();
+    if (before <= options.strategy.sites) return;
+    say(fmt::format(
+        "warning: the federation had {} sites, and now has {}: scaffold keeps correcting for the data "
+        "of those that were removed. To begin without them, begin another federation, in another folder",
+        before, options.strategy.sites));
+    options.strategy.sites = before;
+  }
+
+  // The control variate of a site that was added is zero at first, so that the mean of all becomes smaller.
+  // The checkpoint with which the round began still has the mean before, and is repeated from that if this
+  // process is killed.
+  void count_added_sites() {
+    const std::int64_t before = control_sites(), sites = options.strategy.sites;
+    const auto control = model->vectors().subspan(model->layout().elements);
+    if (before != sites)
+      for (float& value : control) value *= static_cast<float>(before) / static_cast<float>(sites);
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    notes[kControlSites] = sites;
+    model->state().metadata = notes.dump();
+  }
 
   // A strategy's memory of earlier rounds is a separate checkpoint, which sites need not download. It is
   // written before the model of the same round, because that model completes the round.
@@ -192,10 +247,18 @@ struct Coordinator::Parts {
   void load_strategy() {
     const auto entries = strategy_entries();
     if (entries.empty() || round == 0) return;
-    const CheckpointReader reader(checkpoint_path(options.directory + "/strategy", round));
-    for (const TensorEntry& entry : entries) {
-      reader.read(entry);
-      give_back();
+    try {
+      const CheckpointReader reader(checkpoint_path(options.directory + "/strategy", round));
+      for (const TensorEntry& entry : entries) {
+        reader.read(entry);
+        give_back();
+      }
+    } catch (const Error& error) {
+      fail(
+          "{}; strategy {} cannot go on after round {} without this state. Restore it, or remove {}: the "
+          "coordinator then goes on from the checkpoint before it, if the strategy is that of the rounds "
+          "before",
+          error.what(), strategy->name(), round, checkpoint_path(options.directory, round));
     }
   }
 
@@ -209,6 +272,7 @@ struct Coordinator::Parts {
   // had spent elsewhere is no mark of these rounds.
   void begin_private() {
     auto notes = begun_from(nlohmann::json::parse(model->state().metadata));
+    notes.erase(kControlSites);
     if (options.secure.privacy.is_on())
       set_mark(notes, MarkKind::rounds, {.unit = std::string(to_string(options.secure.privacy.unit))});
     model->state().metadata = notes.dump();
@@ -219,13 +283,13 @@ struct Coordinator::Parts {
   // is unmasked. From the first round without noise on, epsilon is null: infinite.
   void note_privacy() {
     const RoundPrivacy& privacy = options.secure.privacy;
-    if (privacy.is_on()) spent = secure.epsilon();
+    if (privacy.is_on()) spent = epsilon(privacy);
     auto notes = nlohmann::json::parse(model->state().metadata);
     auto mark = find_mark(notes, MarkKind::rounds);
     if (!mark || mark->unit.empty()) return;
     const bool without = mark->epsilon && std::isinf(*mark->epsilon);
     mark->epsilon = privacy.is_on() && !without ? spent : std::numeric_limits<double>::infinity();
-    mark->count = secure.unmasked_from(0);
+    mark->count = secure.unmasked_in(0, std::numeric_limits<std::int64_t>::max());
     if (privacy.is_on()) {
       mark->delta = privacy.delta;
       mark->noise_multiplier = privacy.noise_multiplier;
@@ -238,17 +302,34 @@ struct Coordinator::Parts {
     if (const auto entries = strategy_entries(); !entries.empty()) {
       strategy_writer.save(entries, {.step = round, .recipe = "", .metadata = "{}", .tokenizer = ""});
       const auto& outcome = strategy_writer.wait();
-      require(outcome && outcome->saved, "the state of strategy {} after round {} could not be saved: {}",
-              strategy->name(), round, outcome ? outcome->message : "");
+      require(outcome && outcome->saved, "the state of strategy {} after round {} could not be saved: {}; {}",
+              strategy->name(), round, outcome ? outcome->message : "", after_failed_save());
     }
     model->state().step = round;
     writer.save(model->entries(), model->state());
     const auto& outcome = writer.wait();
-    require(outcome && outcome->saved,
-            "the model after round {} could not be saved: {}; started again, the "
-            "coordinator goes on with that round",
-            round, outcome ? outcome->message : "");
+    require(outcome && outcome->saved, "the model after round {} could not be saved: {}; {}", round,
+            outcome ? outcome->message : "", after_failed_save());
     hash_model();
+  }
+
+  const char* after_failed_save() const {
+    return options.secure.enabled && secure.unmasked(round - 1)
+               ? "started again, the coordinator skips that round, because its sum was unmasked and is lost; "
+                 "what it "
+                 "spent stays spent"
+               : "started again, the coordinator goes on with that round";
+  }
+
+  // What save() writes is there before older files are removed.
+  std::string lacking_room() {
+    std::error_code gone;  // then the model alone is a good guess
+    const std::uintmax_t file = std::filesystem::file_size(model_file->path, gone);
+    std::uint64_t bytes = gone ? model->bytes() : file;
+    for (const TensorEntry& entry : strategy_entries()) bytes += entry.values.bytes();
+    return conclave::lacking_room(options.directory, static_cast<double>(bytes),
+                                  static_cast<double>(std::min(kSpareRoom, bytes)),
+                                  "the round's model and the strategy's state");
   }
 
   // Shows whether another file has taken a file's place, or whether the file was written to.
@@ -336,7 +417,8 @@ struct Coordinator::Parts {
       malloc_trim(0);  // frees the memory of uploads, before there is a sum as long as the model
       if (!options.secure.enabled)
         end_round(*updates);
-      else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates))
+      else if (auto sum = secure.attempt(work(), policy->exchanged_elements(), *updates, {},
+                                         [this] { return lacking_room(); }))
         end_secure_round(sum);
       board.clear();
     }
@@ -424,6 +506,7 @@ struct Coordinator::Parts {
   }
 
   void aggregate(std::span<const SiteUpdate> sites, std::size_t took_part) {
+    if (strategy->traits().control_variate) count_added_sites();
     aggregate_round(*strategy, *policy, sites, model->vectors(),
                     {.sites = took_part,
                      .rate = rate_of_round(options.schedule, round, options.rounds),
@@ -472,7 +555,9 @@ struct Coordinator::Parts {
 
   std::string spent_text() const {
     const RoundPrivacy& privacy = options.secure.privacy;
-    return privacy.is_on() ? fmt::format(", epsilon {:.4f} at delta {}", spent, privacy.delta) : "";
+    if (!privacy.is_on()) return "";
+    return std::isinf(spent) ? ", epsilon infinite"
+                             : fmt::format(", epsilon {:.4f} at delta {}", spent, privacy.delta);
   }
 
   // `waiting`: updates of the present round that have come.
@@ -539,7 +624,7 @@ struct Coordinator::Parts {
   double epsilon_for(const RoundPrivacy& had) const {
     RoundPrivacy now = options.secure.privacy;
     now.clip_norm = had.clip_norm;  // is not recorded, and not needed
-    return had == now ? spent : secure.epsilon(had);
+    return had == now ? spent : epsilon(had);
   }
 
   // The checkpoint exists by now. If the coordinator is killed before this entry is written, it finds at its
@@ -580,6 +665,7 @@ struct Coordinator::Parts {
     }
     transcript.append(entry);
     history.add(entry);
+    database.checkpoint();  // so that a copy of the file alone has the round
   }
 
   void tell_of_expiry() {

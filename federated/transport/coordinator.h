@@ -44,8 +44,8 @@ class Coordinator {
   using Say = std::function<void(const std::string&)>;
 
   /// Continues from the newest checkpoint in the directory, or begins with options.start. Throws Error if
-  /// there is neither, or if another coordinator uses that directory. `world`, of one rank, is for writing
-  /// checkpoints.
+  /// there is neither, if another coordinator uses that directory, or if its record of rounds is older than
+  /// its checkpoints or transcript. `world`, of one rank, is for writing checkpoints.
   Coordinator(CoordinatorOptions options, Kit kit, AllowList allowed, Communicator& world, Say say);
   ~Coordinator();
 

@@ -77,8 +77,9 @@ federated::Assignment SiteCalls::next(const Caller& caller, const federated::Nex
   *reply.mutable_model() = to_message(plan.digest);
   reply.set_elements(static_cast<std::int64_t>(plan.elements));
   reply.set_local_steps(work_.steps);
-  reply.set_proximal(work_.rules.proximal);
-  reply.set_control_variate(work_.rules.control_variate);
+  const auto& [proximal, control_variate] = work_.rules;  // all of them; see for_each_rule()
+  reply.set_proximal(proximal);
+  reply.set_control_variate(control_variate);
   reply.set_counted(counted);
   reply.set_asynchronous(plan.buffer > 0);
   reply.set_secure(secure_ != nullptr);

@@ -22,8 +22,7 @@ constexpr std::size_t kMostPattern = 1000;               // characters
 constexpr double kFirstPause = 0.25, kLongestPause = 5;  // seconds
 // A model's file has a constant count of numbers, and a little that HDF5 adds.
 constexpr std::uint64_t kMostGrowth = std::uint64_t{64} << 20;
-constexpr std::uint64_t kSpareRoom = std::uint64_t{64} << 20;  // stays free, at most; see lacking_room()
-constexpr double kMadeBytes = 4, kMaskedBytes = 8;             // per number of an update, at most
+constexpr double kMadeBytes = 4, kMaskedBytes = 8;  // per number of an update, at most
 
 bool may_pass(grpc::StatusCode code) {
   return code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::DEADLINE_EXCEEDED ||
@@ -129,12 +128,14 @@ SiteRound Site::next() {
                     .model_sha256 = "",
                     .elements = reply.elements(),
                     .local_steps = reply.local_steps(),
-                    .rules = {reply.proximal(), reply.control_variate()},
                     .sharing = {},
                     .counted = reply.counted(),
                     .asynchronous = reply.asynchronous(),
                     .secure = reply.secure(),
                     .most_examples = reply.most_examples()};
+    auto& [proximal, control_variate] = round.rules;  // all of them; see for_each_rule()
+    proximal = reply.proximal();
+    control_variate = reply.control_variate();
     if (reply.has_privacy()) {
       const auto& told = reply.privacy();
       round.privacy = {.unit = parse_privacy_unit(as_told(told.unit())),
@@ -214,9 +215,6 @@ void Site::remove_models(const std::function<bool(const std::filesystem::path&)>
 // While a model is downloaded, the one before it stays. Afterwards that one is removed, an update is made,
 // and from it a masked update. Some space must remain for other users of the disk.
 std::string Site::lacking_room(const SiteRound& round) const {
-  std::error_code unknown;
-  const std::filesystem::space_info disk = std::filesystem::space(options_.directory, unknown);
-  if (unknown || disk.capacity == 0 || disk.capacity == static_cast<std::uintmax_t>(-1)) return "";
   const std::uint64_t bytes = round.digest.bytes;
   const std::filesystem::path part = IncomingFile::part_of(round.model, round.digest);
   double before = 0;
@@ -230,13 +228,8 @@ std::string Site::lacking_room(const SiteRound& round) const {
   const auto spare = static_cast<double>(std::min(kSpareRoom, bytes));
   const double needed =
       static_cast<double>(bytes - std::min(bytes, size_or_0(part))) + std::max(0.0, made - before);
-  const auto room = static_cast<double>(disk.available);
-  if (room >= needed + spare) return "";
-  constexpr double kMebi = 1 << 20;
-  return fmt::format(
-      "{}: there is room for {:.0f} MiB, and {:.0f} MiB are needed for the coordinator's model and what is "
-      "made of it, besides {:.0f} MiB that must stay free; make room",
-      options_.directory.string(), room / kMebi, needed / kMebi, spare / kMebi);
+  return conclave::lacking_room(options_.directory, needed, spare,
+                                "the coordinator's model and what is made of it");
 }
 
 void Site::wait_for_room(const std::string& lacking) {

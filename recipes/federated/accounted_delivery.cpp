@@ -4,7 +4,6 @@
 
 #include <array>
 #include <fstream>
-#include <iterator>
 #include <limits>
 
 #include "core/durable_file.h"
@@ -17,17 +16,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Says, in a site's folder, that privacy was spent there, and in which ledger that is. The ledger may be
-// elsewhere, and an attempt that failed after the update was sent leaves nothing else in the folder.
+// Says, in a site's folder, that privacy was spent there, in which ledger that is, and what the newest spend
+// in it was. The ledger may be elsewhere, and an attempt that failed after the update was sent leaves nothing
+// else in the folder.
 constexpr const char* kSpentNote = "spent.txt";
+constexpr std::string_view kNewest = "newest spend: ";  // begins the line before its digest
 
-void note_spending(const fs::path& directory, const std::string& ledger) {
-  const fs::path note = directory / kSpentNote;
-  const std::string text = fs::absolute(ledger).string() + "\n";
-  if (std::ifstream file(note); file) {
-    if (const std::string old{std::istreambuf_iterator<char>(file), {}}; old == text) return;
-  }
-  write_file_atomically(note.string(), text);
+// Call this after a spend is in the ledger, and before what it pays for is sent. A kill before the note then
+// leaves a ledger with one spend more, which is no reason to refuse it.
+void note_spending(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
+  write_file_atomically((directory / kSpentNote).string(),
+                        fmt::format("{}\n{}{}\n", fs::absolute(file).string(), kNewest, ledger.newest()));
+}
+
+// Throws Error unless the ledger has the spend that the note tells of. (An earlier version noted none.)
+void expect_noted_spend(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
+  std::ifstream note(directory / kSpentNote);
+  std::string line;
+  while (std::getline(note, line))
+    require(!line.starts_with(kNewest) || ledger.has(line.substr(kNewest.size())),
+            "{}: this is another ledger, or an older copy: it lacks the newest spend that {} tells of, and "
+            "would forget what was spent. Put back the newest ledger, or set privacy.ledger to where it is; "
+            "if what was sent is not to count, begin in another site.directory",
+            file, (directory / kSpentNote).string());
 }
 
 // A unique name for a release. Its noise is not drawn yet, so there is no digest of its bytes.
@@ -82,6 +93,7 @@ void AccountedDelivery::open_ledger(const fs::path& file, const std::string& uni
                                     const PrivacyBudget& budget) {
   ledger_path_ = file.string();
   ledger_.emplace(ledger_path_, unit, budget);
+  expect_noted_spend(directory_, ledger_path_, *ledger_);
 }
 
 PrivacySpend AccountedDelivery::spend_of(const WaitingUpdate& update,
@@ -95,11 +107,11 @@ void AccountedDelivery::record(const WaitingUpdate& update, const std::optional<
   if (!ledger_) return;
   PrivacySpend spent = spend_of(update, event);
   if (rounds_.is_on()) spent.digest = random_name();
-  note_spending(directory_, ledger_path_);
   // Two noisy sums of the same drawn units reveal more than two of units drawn anew, which the ledger
   // assumes. So a sampled update is used once.
   if (rounds_.rate < 1) WaitingUpdate::forget(directory_);
   const bool anew = ledger_->record(spent);
+  note_spending(directory_, ledger_path_, *ledger_);
   const double epsilon = ledger_->epsilon();
   if (const std::int64_t times = ledger_->count(spent.run, spent.round); anew && times > 1)
     say_(fmt::format(

@@ -29,7 +29,8 @@ class AccountedDelivery {
   AccountedDelivery(SiteTransport& site, std::filesystem::path directory, const RoundPrivacy& rounds,
                     std::string run, Say say);
 
-  /// From now on, what updates spend is recorded in `file`. Throws what PrivacyLedger does.
+  /// From now on, what updates spend is recorded in `file`. Throws what PrivacyLedger does, and Error if the
+  /// file lacks a spend that was made in this folder: it is another ledger, or an older copy.
   void open_ledger(const std::filesystem::path& file, const std::string& unit, const PrivacyBudget& budget);
   bool has_ledger() const { return ledger_.has_value(); }
   /// For a checkpoint: all that the ledger has; none without one. If rounds hide sites, only the shared

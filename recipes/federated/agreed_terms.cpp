@@ -23,8 +23,6 @@ void to_json(nlohmann::json& json, const AgreedTerms& terms) {
           {"asynchronous", terms.asynchronous},
           {"rounds", terms.rounds},
           {"steps", terms.steps},
-          {"proximal", terms.rules.proximal},
-          {"control", terms.rules.control_variate},
           {"privacy",
            {{"unit", to_string(terms.privacy.unit)},
             {"clip_norm", terms.privacy.clip_norm},
@@ -32,6 +30,7 @@ void to_json(nlohmann::json& json, const AgreedTerms& terms) {
             {"noise_multiplier", terms.privacy.noise_multiplier},
             {"delta", terms.privacy.delta}}},
           {"sharing", sharing}};
+  for_each_rule(terms.rules, [&](const char* name, const auto& value) { json[name] = value; });
 }
 
 void from_json(const nlohmann::json& json, AgreedTerms& terms) {
@@ -41,13 +40,14 @@ void from_json(const nlohmann::json& json, AgreedTerms& terms) {
            .asynchronous = json.at("asynchronous"),
            .rounds = json.at("rounds"),
            .steps = json.at("steps"),
-           .rules = {.proximal = json.at("proximal"), .control_variate = json.at("control")},
+           .rules = {},
            .privacy = {.unit = parse_privacy_unit(privacy.at("unit").get<std::string>()),
                        .clip_norm = privacy.at("clip_norm"),
                        .rate = privacy.at("rate"),
                        .noise_multiplier = privacy.at("noise_multiplier"),
                        .delta = privacy.at("delta")},
            .sharing = {}};
+  for_each_rule(terms.rules, [&](const char* name, auto& value) { json.at(name).get_to(value); });
   for (const nlohmann::json& rule : json.at("sharing"))
     terms.sharing.push_back({rule.at(0), parse_sharing(rule.at(1).get<std::string>())});
 }

@@ -146,6 +146,7 @@ void SiteJob::check_recipe_of(const CheckpointReader& model) {
   const CheckpointState& state = model.state();
   auto notes = nlohmann::json::parse(state.metadata);
   notes.erase("round_privacy");  // what was spent, of which the site has its own record
+  notes.erase("control_sites");  // how many sites there are
   const std::array recipe{state.recipe, notes.dump(), state.tokenizer};
   if (!begun_with_) begun_with_ = recipe;
   require(recipe == begun_with_,
@@ -294,11 +295,8 @@ bool SiteJob::train(const Work& work, const CheckpointReader& model) {
   if (work.terms.rules.control_variate) {
     controlled = trainer_->control_entries();
     control.gradient = controlled.gradient;
-    if (!site_model_->set_correction(controlled.correction, model, control.counted) && is_root_)
-      environment_.say(
-          fmt::format("warning: {}: this site's control variate of round {} is missing; it begins with "
-                      "zeros, while the mean of all sites' still contains the old one",
-                      directory_.string(), control.counted));
+    const std::string warning = site_model_->set_correction(controlled.correction, model, control.counted);
+    if (!warning.empty() && is_root_) environment_.say("warning: " + warning);
   }
   const bool of_records = round_privacy_.is_within_sites();
   if (!(of_records ? trainer_->subtract_clipped_sum()

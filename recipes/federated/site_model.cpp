@@ -11,6 +11,9 @@
 namespace conclave {
 namespace {
 
+// How the names of a site's files begin.
+constexpr std::string_view kPrivate = "private-", kControl = "control-";
+
 // The whole tensor, in host memory; complete on rank 0.
 void gather(const TensorEntry& entry, const ProcessGrid& grid, const Tensor& whole) {
   if (!entry.sharded) return whole.copy_from(entry.values);
@@ -104,31 +107,36 @@ void SiteModel::check_noise(const RoundPrivacy& rounds) const {
           to_string(rounds.unit));
 }
 
-std::filesystem::path SiteModel::private_file(std::int64_t round) const {
-  return directory_ / fmt::format("private-{:08}.f32", round);
+std::filesystem::path SiteModel::kept_file(std::string_view prefix, std::int64_t round) const {
+  return directory_ / fmt::format("{}{:08}.f32", prefix, round);
 }
+
+std::set<std::int64_t> SiteModel::rounds_kept(std::string_view prefix) const {
+  std::set<std::int64_t> rounds;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename().string();
+    long long number = 0;
+    if (name.starts_with(prefix) && std::sscanf(name.c_str() + prefix.size(), "%lld.f32", &number) == 1 &&
+        entry.path() == kept_file(prefix, number))
+      rounds.insert(number);
+  }
+  return rounds;
+}
+
+std::filesystem::path SiteModel::private_file(std::int64_t round) const { return kept_file(kPrivate, round); }
 
 // The newest file for a round up to `round`, because rounds without this site do not change its numbers. If
 // there is none, the coordinator went back. Then the oldest later file, except the one for `round` + 1: it is
 // the result of `round`, with which a repetition of `round` must not begin.
 std::optional<std::int64_t> SiteModel::kept_private(std::int64_t round) const {
-  std::optional<std::int64_t> kept, later;
-  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
-    const std::string name = entry.path().filename().string();
-    long long number = 0;
-    if (std::sscanf(name.c_str(), "private-%lld.f32", &number) != 1) continue;
-    if (entry.path() != private_file(number)) continue;
-    if (number <= round)
-      kept = std::max<std::int64_t>(kept.value_or(0), number);
-    else if (number > round + 1)
-      later = std::min<std::int64_t>(later.value_or(number), number);
-  }
-  return kept ? kept : later;
+  const std::set<std::int64_t> rounds = rounds_kept(kPrivate);
+  if (const auto after = rounds.upper_bound(round); after != rounds.begin()) return *std::prev(after);
+  // `round` may be the largest number there is.
+  const auto later = std::ranges::find_if(rounds, [&](std::int64_t number) { return number - 1 > round; });
+  return later == rounds.end() ? std::nullopt : std::optional(*later);
 }
 
-std::filesystem::path SiteModel::control_file(std::int64_t round) const {
-  return directory_ / fmt::format("control-{:08}.f32", round);
-}
+std::filesystem::path SiteModel::control_file(std::int64_t round) const { return kept_file(kControl, round); }
 
 std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEntry> entries,
                                                        std::int64_t round) const {
@@ -164,11 +172,28 @@ std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEnt
   return kept;
 }
 
-bool SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                               std::int64_t counted) const {
+std::string SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
+                                      std::int64_t counted) const {
   CheckpointReader(base.path(), grid_.world()).load(correction);
-  if (counted == 0) return true;
-  if (!std::filesystem::exists(control_file(counted))) return false;
+  if (counted == 0) {
+    const bool is_zero = std::ranges::all_of(correction, [](const TensorEntry& entry) {
+      const Tensor values = Tensor::empty(entry.values.shape());  // entry.values may be on a device
+      values.copy_from(entry.values);
+      return std::ranges::all_of(values.span<float>(), [](float value) { return value == 0; });
+    });
+    if (rounds_kept(kControl).empty() || is_zero) return "";
+    return fmt::format(
+        "{}: by the coordinator's rounds.sqlite no update of this site's counted, and this site has a "
+        "control "
+        "variate of an earlier one; it begins with zeros. If that update came in time, rounds.sqlite is an "
+        "older copy: have the newest one restored",
+        directory_.string());
+  }
+  if (!std::filesystem::exists(control_file(counted)))
+    return fmt::format(
+        "{}: this site's control variate of round {} is missing; it begins with zeros, while the mean of all "
+        "sites' still contains the old one",
+        directory_.string(), counted);
   const KeptNumbers numbers(control_file(counted), policy_.model_elements());
   for (const auto& [name, shape, sharded, offset] : layout_.parts) {
     const auto entry = std::ranges::find(correction, control_name(name), &TensorEntry::name);
@@ -180,7 +205,7 @@ bool SiteModel::set_correction(std::span<const TensorEntry> correction, const Ch
     for (std::size_t i = 0; i < mine.size(); ++i) values.span<float>()[i] -= mine[i];
     entry->values.copy_from(values);
   }
-  return true;
+  return "";
 }
 
 FileDigest SiteModel::save(std::span<const TensorEntry> entries, const CheckpointReader& base,
@@ -230,15 +255,13 @@ void SiteModel::save_private(std::span<const float> model, std::int64_t round) c
   // rounds.
   const std::int64_t before = round - 1, kept = kept_private(before).value_or(before);
   if (kept > before) std::filesystem::rename(private_file(kept), private_file(before));
-  remove_others("private-", private_file(round), private_file(std::min(kept, before)));
+  remove_others(kPrivate, {private_file(round), private_file(std::min(kept, before))});
 }
 
-// Removes the files whose names begin with `prefix`, except two.
-void SiteModel::remove_others(std::string_view prefix, const std::filesystem::path& kept,
-                              const std::filesystem::path& also_kept) const {
+// Removes the other files whose names begin with `prefix`.
+void SiteModel::remove_others(std::string_view prefix, const std::set<std::filesystem::path>& kept) const {
   for (const auto& entry : std::filesystem::directory_iterator(directory_))
-    if (entry.path().filename().string().starts_with(prefix) && entry.path() != kept &&
-        entry.path() != also_kept)
+    if (entry.path().filename().string().starts_with(prefix) && !kept.contains(entry.path()))
       std::filesystem::remove(entry.path());
 }
 
@@ -251,9 +274,14 @@ void SiteModel::save_control(std::span<const float> change, std::int64_t round, 
   for (const auto& range : policy_.ranges())
     for (std::size_t i = range.model; i < range.model + range.size; ++i) own[i] += change[i];
   write(control_file(round).string(), own);
-  // A repetition of this round begins with the file of the last update that counted. Other files are of
-  // updates that came too late.
-  remove_others("control-", control_file(round), control_file(counted));
+  // A repetition of this round begins with the file of the last update that counted. If its model is damaged,
+  // that update is repeated, which begins with the file before. Other files are of updates that came too
+  // late.
+  std::set<std::filesystem::path> kept{control_file(round), control_file(counted)};
+  const std::set<std::int64_t> rounds = rounds_kept(kControl);
+  if (const auto last = rounds.lower_bound(counted); last != rounds.begin())
+    kept.insert(control_file(*std::prev(last)));
+  remove_others(kControl, kept);
 }
 
 }  // namespace conclave

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -45,9 +46,10 @@ class SiteModel {
   /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the
   /// site's own (federated/strategies/scaffold.h). The site's own is the one after round `counted`, from 1:
   /// the last round in which its update counted, as the coordinator knows. For round 0 it is zeros. Returns
-  /// false if its file is missing; the site's own is then taken to be zeros, too.
-  bool set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                      std::int64_t counted) const;
+  /// "", or a warning: its file is missing, and the site's own is taken to be zeros, or the coordinator may
+  /// have forgotten this site's updates.
+  std::string set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
+                             std::int64_t counted) const;
 
   struct Control {
     std::span<const TensorEntry> gradient;  ///< mean of the corrected gradients; empty: no control variate
@@ -63,13 +65,14 @@ class SiteModel {
                   std::span<const TensorEntry> changes = {}) const;
 
  private:
+  std::filesystem::path kept_file(std::string_view prefix, std::int64_t round) const;
+  std::set<std::int64_t> rounds_kept(std::string_view prefix) const;  ///< those with such a file
   std::filesystem::path private_file(std::int64_t round) const;
   std::optional<std::int64_t> kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
   /// Stores the model for `round`, and removes the files that no repetition of a round needs.
   void save_private(std::span<const float> model, std::int64_t round) const;
-  void remove_others(std::string_view prefix, const std::filesystem::path& kept,
-                     const std::filesystem::path& also_kept) const;
+  void remove_others(std::string_view prefix, const std::set<std::filesystem::path>& kept) const;
   void save_control(std::span<const float> change, std::int64_t round, std::int64_t counted) const;
 
   ModelLayout layout_;

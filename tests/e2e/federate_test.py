@@ -207,6 +207,10 @@ def test_kills():
     south.kill()  # in round 2 or before it
     leader.until("round 2 of 3 begins")
     leader.kill()
+    shutil.copy("killed/rounds.sqlite", "alone.sqlite")  # a copy without the log beside it has the first round
+    with sqlite3.connect("alone.sqlite") as database:
+        assert database.execute("SELECT count(*) FROM updates WHERE round = 0").fetchall() == [(2,)]
+    database.close()
     south = Started("killed/south.log", site("south", "killed"))
     north.kill()
     time.sleep(0.5)
@@ -359,6 +363,8 @@ def test_strategy():
     assert_same_weights(calm, end)
 
     # As after a kill before the last round's model was written: the round is repeated, and the transcript has it twice.
+    Path("adam2/strategy", end.name).write_text("something else")
+    run(coordinator("adam2", *options), 1, [f"adam2/strategy/{end.name}", f"Restore it, or remove {end}: the coordinator then goes on"])
     end.unlink()
     shutil.copy(checkpoints("adam")[-2], "adam2")
     leader = Started("adam2/again.log", coordinator("adam2", *options, "--set=federation.keep=1"))
@@ -404,10 +410,35 @@ def test_scaffold():
     plain, corrected = numbers(checkpoints("calm")[-1]), numbers(calm)
     assert max(abs(corrected[name] - value).max() for name, value in plain.items()) > 1e-3
 
+    # With an older record of updates, the sites would begin their control variates anew.
+    shutil.copytree("scaffold", "scaffold_older", ignore=shutil.ignore_patterns("*.log", *SITES))
+    with sqlite3.connect("scaffold_older/rounds.sqlite") as database:
+        database.execute("DELETE FROM models WHERE round = 2")
+        database.execute("DELETE FROM updates WHERE round = 2")
+    database.close()
+    run(coordinator("scaffold_older", *options), 1, ["3 rounds are over, and rounds.sqlite has the first 2: it is an older copy"])
+
     # A site sends the change of its own control variate.
     changed = numpy.fromfile("scaffold/north/update.f32", numpy.float32)
     before, after = [numpy.fromfile(f"scaffold/north/control-{round:08}.f32", numpy.float32) for round in (2, 3)]
     assert len(changed) == 2 * len(after) and abs(after - before - changed[len(after) :]).max() < 1e-6 < abs(after).max()
+
+    # If a site is added, c remains the mean of all sites' control variates, of which the new one's is zero.
+    def control_of(path):
+        with h5py.File(path) as file:
+            names = []
+            file["control"].visititems(lambda name, tensor: names.append(name) if isinstance(tensor, h5py.Dataset) else None)
+            return numpy.concatenate([file["control"][name][()].ravel() for name in sorted(names)])
+
+    leader = Started("scaffold/more.log", coordinator("scaffold", *options, "--set=federation.rounds=4", '--set=federation.sites=["north", "south", "west"]', "--set=federation.quorum=2"))
+    for process in [*(Started(f"scaffold/{name}.log", site(name, "scaffold")) for name in SITES), leader]:
+        process.ends()
+    for path, sites in [(calm, 2), (checkpoints("scaffold")[-1], 3)]:
+        own = [numpy.fromfile(f"scaffold/{name}/{path.stem.replace('step', 'control')}.f32", numpy.float32) for name in SITES]
+        assert abs(control_of(path) - sum(own) / sites).max() < 1e-6 < abs(sum(own)).max(), path
+    leader = Started("scaffold/fewer.log", coordinator("scaffold", *options, "--set=federation.rounds=5", "--set=federation.quorum=2"))
+    leader.until("warning: the federation had 3 sites, and now has 2: scaffold keeps correcting for the data")
+    leader.kill()
 
     # Between sites with the same data there is nothing to correct.
     one = federation("scaffold_one", ["north"], "--set=federation.quorum=1")
@@ -835,7 +866,7 @@ def test_drawn_again():
     leader.until("west is gone at sending masked updates")
     # What it sent was spent, although the attempt failed and the update is forgotten, so its ledger must not begin anew elsewhere.
     run(secure_site("east", "noisy_drawn", "--set=privacy.ledger=elsewhere.sqlite"), 1, ["there were rounds here (", "elsewhere.sqlite, is missing"])
-    assert Path("noisy_drawn/east/spent.txt").read_text() == f"{Path('noisy_drawn/east/privacy.sqlite').absolute()}\n"
+    assert Path("noisy_drawn/east/spent.txt").read_text().startswith(f"{Path('noisy_drawn/east/privacy.sqlite').absolute()}\nnewest spend: ")
     for name in ["east", "west"]:
         sites[name] = Started(f"noisy_drawn/{name}.log", secure_site(name, "noisy_drawn"))
     for one in [*sites.values(), leader]:
@@ -929,6 +960,23 @@ def test_noise_once():
                 database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(7, 0, 1)")
                 database.execute("INSERT INTO secure_noise VALUES(7, 30, 1, 'site', 1e-5)")
             database.close()
+    # So if there are to be no more rounds than before the one whose sum is lost.
+    with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
+        database.execute("INSERT INTO secure_attempts(number, round, unmasked) VALUES(8, 1, 1)")
+        database.execute("INSERT INTO secure_noise VALUES(8, 30, 1, 'site', 1e-5)")
+    database.close()
+    run([*budgeted, "--set=federation.rounds=1"], says=["privacy of each site: in 1 rounds"])
+    # If a round had no secure aggregation, nothing bounds what all rounds together have revealed.
+    with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
+        database.execute("UPDATE models SET secure = 0 WHERE round = 0")
+    database.close()
+    run(budgeted, 1, ["what was summed up so far has spent epsilon inf"])
+    leader = Started("noisy_skipped/plain.log", secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30"))
+    leader.until("round 3 of 3 begins")
+    leader.kill()
+    assert "reveal their difference, epsilon infinite" in leader.log.read_text()
+    assert entries("noisy_skipped")[-1]["privacy"]["epsilon"] is None, entries("noisy_skipped")
+    assert "\nconclave_epsilon inf\n" in Path("noisy_skipped/metrics.prom").read_text()
 
     # Sites that expect other noise than the coordinator cannot take part in its attempt.
     leader, sites = start_secure("noisy_other", *start, "--set=privacy.noise_multiplier=3", members=["north", "south"])

@@ -186,6 +186,18 @@ TEST_CASE_METHOD(BoardFixture, "RoundBoard: after a restart complete updates cou
   CHECK(third.next("south", 0, [] { return false; }).work == RoundBoard::Work::wait);
 }
 
+TEST_CASE_METHOD(BoardFixture,
+                 "RoundBoard: updates of another model that the round was begun from do not count") {
+  send("north");
+  plan.model = folder.write("another", "another model");
+  plan.digest = digest_of(plan.model);
+  RoundBoard anew(folder.path(), database);
+  anew.open(plan);
+  CHECK(counted() == 0);
+  CHECK(anew.next("north", 0, [] { return false; }).work == RoundBoard::Work::train);
+  CHECK(anew.begin_upload("north", offer()) != nullptr);
+}
+
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round waits for sites to join until all have delivered") {
   const auto seconds_of = [&](std::size_t everyone, double gather) {
     const auto began = Clock::now();
@@ -464,6 +476,15 @@ TEST_CASE("RoundBoard: reads updates of a database from before fedbuff") {
     CHECK((updates[0].site == "north" && updates[0].examples == 10 && updates[0].turn == 1 &&
            updates[0].base == 1));
   }
+}
+
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: an assignment that could not be stored is stored the next time") {
+  const auto next = [&] { return board.next("north", 0, [] { return false; }).work; };
+  database.run("ALTER TABLE assigned RENAME TO elsewhere");
+  CHECK_THROWS_WITH(next(), Catch::Contains("assigned"));
+  database.run("ALTER TABLE elsewhere RENAME TO assigned");
+  CHECK(next() == RoundBoard::Work::train);
+  CHECK(database.prepare("SELECT 1 FROM assigned WHERE site = 'north'").next());
 }
 
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: the method of a round is on record") {

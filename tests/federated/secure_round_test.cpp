@@ -1,5 +1,6 @@
 #include "federated/secure_round.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <ctime>
@@ -81,9 +82,12 @@ struct StartedRound {
   /// Begins an attempt.
   void start_attempt() {
     loop = std::jthread([this] {
-      const auto sum = round.attempt(kWork, kElements, ready, [this] {
-        if (meanwhile) meanwhile();
-      });
+      const auto sum = round.attempt(
+          kWork, kElements, ready,
+          [this] {
+            if (meanwhile) meanwhile();
+          },
+          [this] { return std::string(is_full ? "the disk is full" : ""); });
       if (sum) sum_survivors = sum->survivors.size();
     });
   }
@@ -177,6 +181,7 @@ struct StartedRound {
   std::int64_t number = 0;
   std::string values;
   std::function<void()> meanwhile = {};  // while the first attempt's sum is unmasked
+  std::atomic<bool> is_full{false};      // the disk
   std::size_t sum_survivors = 0;
   std::vector<secure_aggregation::Site> sites;
   std::jthread loop;
@@ -239,6 +244,11 @@ TEST_CASE("sum_values depends on the whole work of a round and its model") {
   std::set<std::string> values;
   for (const RoundWork& work : works) values.insert(sum_values(work, 10, 0, {}));
   CHECK(values.size() == works.size());
+  works[5].rules.control_variate = true;
+  CHECK(
+      sum_values(works[5], 10, 0, {}) ==  // what sites of other versions sign
+      "round 0 of 1 model of a round steps 2 proximal 0x1p-1 control true clip 0x1.4p+3 examples 0x0p+0 unit "
+      "none clip 0x1p+0 rate 0x1p+0 noise 0x0p+0");
 }
 
 TEST_CASE("SecureRound: a site with a wrong signature drops out and the others go on") {
@@ -281,8 +291,8 @@ TEST_CASE("SecureRound: a site with a wrong signature drops out and the others g
   }
   const auto consents = test.exchange(Phase::consent, 1, [&](std::size_t i) { return consent(i).encode(); });
   // The sum counts as spent once the sites are asked to unmask it. epsilon(n) includes n future sums.
-  CHECK(test.round.unmasked_from(0) == 1);
-  CHECK(test.round.unmasked_from(1) == 0);
+  CHECK(test.round.unmasked_in(0, 9) == 1);
+  CHECK(test.round.unmasked_in(1, 9) == 0);
   const double one = epsilon_of({1, 1, 1}, 1e-5, kAccountant);
   CHECK(test.round.unmasked(0));
   CHECK(test.round.epsilon() == Approx(one));
@@ -325,6 +335,17 @@ TEST_CASE("SecureRound: a sum recorded without delta counts, but its privacy is 
                           [](const auto&) {});
   CHECK_FALSE(round.privacy_of(0));
   CHECK(round.epsilon() == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
+}
+
+TEST_CASE("SecureRound: unmasked rounds are counted once each, within bounds") {
+  const TemporaryDirectory folder;
+  Database database(":memory:");
+  RoundBoard board{folder.path(), database};
+  const SecureRound round(folder.path(), database, board, {.federation = "test"}, [](const std::string&) {});
+  database.run("INSERT INTO secure_attempts(round, unmasked) VALUES(1, 1), (1, 1), (2, 0), (3, 1)");
+  CHECK(round.unmasked_in(0, 4) == 2);
+  CHECK(round.unmasked_in(1, 2) == 1);
+  CHECK(round.unmasked_in(3, 3) == 0);  // the lost sum of a round that there is not to be
 }
 
 TEST_CASE("SecureRound: a site with other settings is told to start again") {
@@ -472,6 +493,38 @@ TEST_CASE("SecureRound: other sites are served while the sum is unmasked") {
   calls.wait();  // if they were not served before, they are now
   CHECK((served == std::future_status::ready && answered && !begun));
   CHECK(test.sum_survivors == kSites.size());
+}
+
+TEST_CASE("SecureRound: without room for its result a sum is not unmasked, and no attempt begins") {
+  StartedRound test;
+  const auto deliveries = test.deliveries();
+  for (std::size_t i = 0; i < kSites.size(); ++i) test.upload(i, test.masked(i, deliveries[i]));
+  const auto survivors = test.exchange(Phase::mask, 0, [](std::size_t) { return Bytes(); });
+  test.is_full = true;
+  const auto consent = [&](std::size_t i) {
+    return test.sites[i].consent(Survivors::decode(survivors[i])).encode();
+  };
+  std::vector<Bytes> bodies;
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    test.send(i, Phase::consent, bodies.emplace_back(consent(i)));
+  CHECK(test.send(0, Phase::consent, bodies[0], 0.05).state == SecureRound::Answer::State::not_yet);
+  CHECK_FALSE(test.round.unmasked(0));
+  test.is_full = false;
+  for (std::size_t i = 0; i < kSites.size(); ++i)
+    test.send(i, Phase::unmask,
+              test.sites[i]
+                  .unmask(Consents::decode(test.send(i, Phase::consent, bodies[i], kPatience).body))
+                  .encode());
+  test.loop.join();
+  CHECK(test.sum_survivors == kSites.size());
+  CHECK_THAT(test.said,
+             Contains("warning: round 1: the disk is full; its sum is unmasked once there is room"));
+
+  test.is_full = true;
+  test.round.stop();  // so that it does not pause
+  test.start_attempt();
+  test.loop.join();
+  CHECK_THAT(test.said, Contains("the attempt at its sum failed: the disk is full"));
 }
 
 TEST_CASE("SecureRound: stop() waits until a masked update is added") {

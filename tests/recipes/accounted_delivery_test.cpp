@@ -45,17 +45,19 @@ struct DeliveryFixture {
     if (!rounds.is_on()) update.spend = "the update's digest";
     delivery.emplace(site, folder.path(), rounds, "ward",
                      [&](const std::string& line) { lines.push_back(line); });
-    delivery->open_ledger(site_ledger_file(folder.path(), ""), rounds.is_on() ? "site" : "record",
-                          {epsilon, 1e-5});
+    open(ledger, epsilon);
     update.save();
   }
+  void open(const std::filesystem::path& file, double epsilon = 100) {
+    delivery->open_ledger(site_ledger_file(folder.path(), file), update.spend.empty() ? "site" : "record",
+                          {epsilon, 1e-5});
+  }
   void send() { delivery->send(update, round, PrivacyEvent{1, 1, 1}); }
-  // What another process would find in the ledger's files if this one were killed now.
+  // What another process would find in a copy of the ledger, without other files, if this one were killed
+  // now.
   std::vector<PrivacySpend> on_disk(const std::string& unit) const {
     const TemporaryDirectory copy;
-    for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
-      if (entry.path().filename().string().starts_with("privacy.sqlite"))
-        std::filesystem::copy_file(entry.path(), copy.path() / entry.path().filename());
+    std::filesystem::copy_file(ledger, copy.path() + "/privacy.sqlite");
     return PrivacyLedger(copy.path() + "/privacy.sqlite", unit, {100, 1e-5}).spends();
   }
   bool is_waiting() const { return WaitingUpdate::find(folder.path(), 3, "", std::nullopt).has_value(); }
@@ -130,7 +132,6 @@ TEST_CASE_METHOD(DeliveryFixture, "an update of sampled units is forgotten befor
 TEST_CASE_METHOD(DeliveryFixture, "nothing is sent if the spend cannot be recorded") {
   const bool noisy = GENERATE(false, true);
   begin(noisy ? kNoisy : RoundPrivacy());
-  folder.write("spent.txt", ledger.string() + "\n");  // as after an earlier round
   bool sent = false;
   site.exchange = [&](const Spend& spend) {
     spend();
@@ -139,7 +140,7 @@ TEST_CASE_METHOD(DeliveryFixture, "nothing is sent if the spend cannot be record
   };
   {
     const FileSizeLimit full(0);
-    CHECK_THROWS_WITH(send(), Contains("privacy.sqlite"));  // not the note
+    CHECK_THROWS_WITH(send(), Contains("privacy.sqlite"));
   }
   CHECK_FALSE(sent);
   CHECK(on_disk(noisy ? "site" : "record").empty());
@@ -159,7 +160,7 @@ TEST_CASE_METHOD(DeliveryFixture, "a model with parameters trained without noise
   begin(noisy ? kNoisy : RoundPrivacy());
   send();
   const PrivacyMark shared = delivery->mark(false).value(), all = delivery->mark(true).value();
-  CHECK(shared.epsilon == Approx(epsilon_of({1, 1, 1}, 1e-5, "rdp")).epsilon(0.5));
+  CHECK(shared.epsilon == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
   CHECK(shared.delta == 1e-5);
   if (!noisy) {  // a site that hides its records trains all parameters with noise
     CHECK(all == shared);
@@ -167,6 +168,32 @@ TEST_CASE_METHOD(DeliveryFixture, "a model with parameters trained without noise
   }
   CHECK((std::isinf(all.epsilon.value()) && all.unit == "site" && !all.delta));
   CHECK_THAT(all.scope, Contains("the shared parameters only; what the site kept was trained without noise"));
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "another ledger, or an older copy, is refused where privacy was spent") {
+  begin(kNoisy);
+  const auto elsewhere = [&](const char* name) { return std::filesystem::path(folder.path()) / name; };
+  const auto copy = [&](const char* name) { std::filesystem::copy_file(ledger, elsewhere(name)); };
+  copy("empty.sqlite");
+  send();
+  copy("older.sqlite");
+  // A kill between the ledger's record and the note leaves the note of an earlier spend.
+  const std::filesystem::path note = elsewhere("spent.txt");
+  const std::string before = bytes_of(note);
+  send();
+  copy("newest.sqlite");
+  { const PrivacyLedger other(elsewhere("other.sqlite"), "site", {100, 1e-5}); }
+  for (const char* name : {"empty.sqlite", "older.sqlite", "other.sqlite"})
+    CHECK_THROWS_WITH(open(elsewhere(name)),
+                      Contains(std::string(name) + ": this is another ledger, or an older copy") &&
+                          Contains("tells of") && Contains("begin in another site.directory"));
+  CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
+  folder.write("spent.txt", before);
+  CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
+  CHECK_NOTHROW(open(elsewhere("older.sqlite")));
+  CHECK_THROWS_WITH(open(elsewhere("empty.sqlite")), Contains("another ledger"));
+  folder.write("spent.txt", ledger.string() + "\n");  // of an earlier version
+  CHECK_NOTHROW(open(elsewhere("empty.sqlite")));
 }
 
 TEST_CASE("a missing ledger is refused in a folder that says that privacy was spent there") {

@@ -45,9 +45,7 @@ std::optional<std::int64_t> on_disk(const fs::path& directory, const std::string
   const fs::path copy = directory.parent_path() / "copy";
   fs::remove_all(copy);
   fs::create_directories(copy);
-  for (const auto& entry : fs::directory_iterator(directory))
-    if (entry.path().filename().string().starts_with("unmasked.sqlite"))
-      fs::copy_file(entry.path(), copy / entry.path().filename());
+  fs::copy_file(directory / "unmasked.sqlite", copy / "unmasked.sqlite");
   const Database database((copy / "unmasked.sqlite").string());
   auto rows = database.prepare("SELECT attempt FROM " + table + " WHERE round = 0");
   return rows.next() ? std::optional(rows.integer(0)) : std::nullopt;
