@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -109,11 +108,10 @@ void warn_of_other_address(const fs::path& site, const std::string& address) {
   try {
     const SiteSettings settings = read_site(site.string(), {}, nullptr);
     if (settings.site.address != address)
-      fmt::print(stderr,
-                 "conclave: warning: {}: site.address is {}, and federation.address {}; change it there\n",
-                 site.string(), settings.site.address, address);
+      warn(site.string(), ": site.address is ", settings.site.address, ", and federation.address ", address,
+           "; change it there");
   } catch (const Error& error) {
-    fmt::print(stderr, "conclave: warning: {}\n", error.what());
+    warn(error.what());
   }
 }
 
@@ -225,8 +223,7 @@ int federate_initialize(const InitializeArguments& arguments, const ProcessEnvir
 
 int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnvironment& surroundings,
                          const MpiSession& session) {
-  umask(0077);                    // hides counts and metrics of all sites from other users
-  std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first
+  umask(0077);  // hides counts and metrics of all sites from other users
   FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   load_plugins(settings, arguments.federation);
   const FederationTable& federation = settings.federation;

@@ -2,7 +2,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <csignal>
 #include <filesystem>
 #include <stop_token>
 #include <thread>
@@ -12,7 +11,6 @@
 #include "core/text.h"
 #include "data/file.h"
 #include "recipes/commands/commands.h"
-#include "recipes/service/complaint.h"
 #include "recipes/service/model_engine.h"
 
 namespace conclave::commands {
@@ -78,7 +76,7 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
       again();
       print_line(stdout, what, " again, as asked by SIGHUP");
     } catch (const std::exception& error) {
-      complain(fmt::format("{}; the former stays in use", error.what()));
+      complain(error.what(), "; the former stays in use");
     }
     return true;
   };
@@ -95,7 +93,6 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
 
 int serve(const ServeArguments& arguments, const ProcessEnvironment& surroundings,
           const MpiSession& session) {
-  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
   require(arguments.http.connections.certificate.empty() == arguments.http.connections.key.empty(),
           "--certificate and --key: give both, or neither");
   HttpOptions http = arguments.http;

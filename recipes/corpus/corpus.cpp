@@ -7,6 +7,7 @@
 #include <bit>
 #include <utility>
 
+#include "core/print_line.h"
 #include "core/xxh3.h"
 #include "data/bad_inputs.h"
 #include "data/parts.h"
@@ -117,10 +118,10 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
                            bool captions) {
   BadInputs bad(data.skip_bad);
   ImageDataset read = read_source(data, image, captions, bad);
-  const auto warn = [&](std::string_view warning) {
-    if (world.rank() == 0) fmt::print(stderr, "conclave: warning: {}\n", one_line(warning, kLongestWarning));
+  const auto tell = [&](std::string_view warning) {
+    if (world.rank() == 0) warn(one_line(warning, kLongestWarning));
   };
-  for (const std::string& warning : bad.warnings()) warn(warning);
+  for (const std::string& warning : bad.warnings()) tell(warning);
   if (data.parts > 1)
     keep_part(read,
               {.parts = data.parts,
@@ -130,7 +131,7 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
               data.part);
   expect_same_data(read, static_cast<std::size_t>(bad.count()), bad.count() > 0 ? bad.first() : "", world);
   if (bad.count() > 0)
-    warn(fmt::format("{} left out that cannot be read; the first: {}", bad.count(), bad.first()));
+    tell(fmt::format("{} left out that cannot be read; the first: {}", bad.count(), bad.first()));
   return read;
 }
 
@@ -207,9 +208,8 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
       for (const auto& [task, examples] : tasks)
         std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
                              [](const TextExample& example) { return !example.text.empty(); });
-      return Tokenizer::train(
-                 texts, data.vocabulary, cache_directory,
-                 [](const std::string& warning) { fmt::print(stderr, "conclave: warning: {}\n", warning); })
+      return Tokenizer::train(texts, data.vocabulary, cache_directory,
+                              [](const std::string& warning) { warn(warning); })
           .bytes();
     }));
   }

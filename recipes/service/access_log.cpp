@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/print_line.h"
 #include "recipes/metrics/metrics_writer.h"
-#include "recipes/service/complaint.h"
 
 namespace conclave::service {
 
@@ -21,7 +21,7 @@ void AccessLog::note(const Entry& entry) {
   const int reason = file_->append(line);
   if (reason == 0 || warned_) return;
   warned_ = true;
-  complain(fmt::format("warning: {}: {}; requests are not logged", file_->path(), std::strerror(reason)));
+  warn(file_->path(), ": ", std::strerror(reason), "; requests are not logged");
 }
 
 void AccessLog::reopen() {

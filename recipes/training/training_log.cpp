@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "core/print_line.h"
 #include "recipes/evaluation/expert_table.h"
 #include "recipes/settings/recipe_text.h"
 #include "recipes/training/step_sums.h"
@@ -11,7 +12,7 @@
 namespace conclave {
 
 void warn_unsaved(std::int64_t step, const std::string& why) {
-  fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
+  warn("step ", std::to_string(step), " was not saved: ", why);
 }
 
 TrainingLog::TrainingLog(const Recipe& recipe, Model& model, Communicator& world,

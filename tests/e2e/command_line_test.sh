@@ -34,6 +34,25 @@ says "--top: must be above 0, and is 0" "See conclave predict --help"
 # If the output cannot be written, the command fails.
 expect 1 bash -c "$(printf '%q' "$CONCLAVE_PROGRAM") recipe show $(printf '%q' "$quick") >/dev/full"
 says "not all output could be written"
+# A message that cannot be written is lost; the exit status is not.
+silent() {
+  local wanted=$1
+  shift
+  expect "$wanted" bash -c '"$@" 2>/dev/full' -- "$CONCLAVE_PROGRAM" "$@"
+}
+mkdir torn
+touch torn/step-00000001.h5
+conclave 1 inspect torn
+says "warning: skipped checkpoint torn/step-00000001.h5" "no whole checkpoint"
+silent 1 inspect torn
+silent 1 predict torn
+silent 2 recipe check /nonexistent.toml
+silent 2 trian
+expect 1 bash -c '"$@" >/dev/full 2>&1' -- "$CONCLAVE_PROGRAM" recipe show "$quick"
+# A command that a signal ends in order also goes on without a reader of its messages.
+# shellcheck disable=SC2016  # the inner shell expands it
+expect 2 bash -c '{ sleep 0.2; "$@" 2>&1; } | true; exit "${PIPESTATUS[0]}"' -- \
+  "$CONCLAVE_PROGRAM" train /nonexistent.toml
 conclave 2 train
 conclave 2 eval somewhere --split tset
 conclave 2 serve somewhere --tasks classify,sing
