@@ -6,10 +6,10 @@
 #include "federated/privacy/privacy_marks.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federated/simulation.h"
+#include "recipes/models/use_precision.h"
 #include "recipes/settings/federation.h"
 #include "recipes/settings/plugins.h"
 #include "recipes/training/run_folder.h"
-#include "recipes/training/use_precision.h"
 
 namespace conclave::commands {
 namespace {

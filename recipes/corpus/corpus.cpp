@@ -8,11 +8,11 @@
 #include <utility>
 
 #include "core/print_line.h"
+#include "core/text_line.h"
 #include "core/xxh3.h"
 #include "data/bad_inputs.h"
 #include "data/parts.h"
-#include "recipes/corpus/data_sources.h"
-#include "recipes/evaluation/text_line.h"
+#include "recipes/settings/data_sources.h"
 #include "recipes/settings/recipe_text.h"
 
 namespace conclave {
@@ -157,16 +157,6 @@ TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tok
   if (!traits_of(task).captions && !data.has_texts()) return without_texts(std::move(split));
   if (split.images.size() == 0) return tokenizer->encode_split(split.examples, data.max_length);
   return tokenizer->encode_split(std::move(split), data.max_length);
-}
-
-ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
-                       const std::optional<Tokenizer>& tokenizer, const ImageShape& image) {
-  return {.vocabulary = tokenizer ? tokenizer->vocabulary() : 0,
-          .max_length = recipe.max_length,
-          .classes = static_cast<Index>(classes),
-          .unknown_token = tokenizer ? tokenizer->unknown() : 0,
-          .end_token = tokenizer ? tokenizer->end() : 0,
-          .image = image};
 }
 
 ModelSizes Corpus::sizes(const DataRecipe& recipe) const {

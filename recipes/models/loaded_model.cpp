@@ -5,10 +5,10 @@
 
 #include "core/print_line.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
-#include "recipes/corpus/corpus.h"
 #include "recipes/models/integer_state.h"
+#include "recipes/models/model_sizes.h"
+#include "recipes/models/use_precision.h"
 #include "recipes/settings/plugins.h"
-#include "recipes/training/use_precision.h"
 
 namespace conclave {
 namespace {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "recipes/corpus/data_sources.h"
-#include "recipes/models/task_kind.h"
+#include "recipes/settings/data_sources.h"
+#include "recipes/settings/task_kind.h"
 
 namespace conclave {
 

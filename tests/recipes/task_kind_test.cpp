@@ -1,4 +1,4 @@
-#include "recipes/models/task_kind.h"
+#include "recipes/settings/task_kind.h"
 
 #include <catch2/catch.hpp>
 
