@@ -1,5 +1,7 @@
 #include "recipes/federated/simulation.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -25,8 +27,10 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 // Refuses recipes that depend on statistics of batches, because clients send updates of parameters only.
 const Recipe& for_clients(const Recipe& recipe, bool privately) {
-  require(recipe.tasks.trained() == std::vector{TaskKind::classify},
-          "simulated clients learn tasks.classify alone, so far; set the other weights to 0");
+  const std::vector<TaskKind> tasks = recipe.tasks.trained();
+  require(tasks.size() == 1 && traits_of(tasks.front()).losses_per_example,
+          "simulated clients learn one task alone, one of {}, so far; set the other weights of [tasks] to 0",
+          fmt::join(tasks_that(&TaskTraits::losses_per_example), ", "));
   require(
       !recipe.privacy.is_on(),
       "privacy.unit = \"{}\" is for training at one place; simulated clients have [client_privacy] instead",

@@ -287,10 +287,11 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   refuse(recipe.has_texts() && train.start_from.empty(), "train.start_from", train.start_from,
          "the tokenizer would be learned from the training texts, without noise",
          "name a model of public texts, whose tokenizer and weights are then the start");
-  refuse(recipe.tasks.caption > 0, "tasks.caption", recipe.tasks.caption,
-         "it is for tasks.classify alone, so far", "set it to 0");
-  refuse(recipe.tasks.generate > 0, "tasks.generate", recipe.tasks.generate,
-         "it is for tasks.classify alone, so far", "set it to 0");
+  for (const TaskKind task : recipe.tasks.trained())
+    refuse(!traits_of(task).losses_per_example, fmt::format("tasks.{}", name_of(task)),
+           recipe.tasks.weight(task),
+           fmt::format("it is for {} alone, so far", quoted_or(tasks_that(&TaskTraits::losses_per_example))),
+           "set it to 0");
   refuse(data_source(recipe.data.source).shares_images, "data.source", recipe.data.source,
          "a photograph is in as many examples as it has captions",
          "use data in which each record is one example");

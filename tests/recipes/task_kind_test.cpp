@@ -1,11 +1,15 @@
 #include "recipes/settings/task_kind.h"
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 
 #include "recipes/settings/recipe.h"
 
 namespace conclave {
 namespace {
+
+using Catch::Matchers::Contains;
 
 TEST_CASE("every task has a row of traits, a name, and a head that is trained", "[task_kind]") {
   CHECK(kTaskCount == static_cast<std::size_t>(TaskKind::embed) + 1);
@@ -17,6 +21,24 @@ TEST_CASE("every task has a row of traits, a name, and a head that is trained", 
     CHECK(traits_of(traits_of(task).head).trained());
   }
   CHECK(task_named("draw") == std::nullopt);
+}
+
+TEST_CASE("private training refuses each task that does not say it has a loss per example", "[task_kind]") {
+  for (const TaskTraits& task : kAllTasks) {
+    if (!task.trained()) continue;
+    const auto read = [&](const char* unit) {
+      return parse_recipe(
+          "", "r.toml",
+          {"data.source=fashion_mnist", "privacy.noise_multiplier=1", "moe.balancer=none", "tasks.classify=0",
+           fmt::format("tasks.{}=1", task.name), fmt::format("privacy.unit={}", unit)});
+    };
+    CHECK_NOTHROW(read("none"));
+    if (task.losses_per_example)
+      CHECK_NOTHROW(read("record"));
+    else
+      CHECK_THROWS_WITH(read("record"), Contains(fmt::format("tasks.{} = 1.0", task.name)) &&
+                                            Contains("it is for \"classify\" alone, so far; set it to 0"));
+  }
 }
 
 TEST_CASE("a recipe's tasks read captions as their traits say", "[task_kind]") {
