@@ -198,10 +198,9 @@ void add_evaluate(CLI::App& app, Chosen& chosen) {
           "split; its classes must be classes of the model")
       ->check(kNamed)
       ->excludes(split_option);
-  command->add_option(
-      "--task", arguments.task,
-      "Task to evaluate: classify, caption or generate (default: the first that the model was "
-      "trained for)");
+  command->add_option("--task", arguments.task,
+                      fmt::format("Task to evaluate: {} (default: the first that the model was trained for)",
+                                  fmt::join(tasks_that(&TaskTraits::trained), ", ")));
   command->add_flag("--classes", arguments.classes,
                     "Also print a line for each class, with its number of examples, precision and recall");
   command->add_flag("--int8", arguments.int8,
@@ -410,10 +409,8 @@ void add_load(CLI::App& app, Chosen& chosen) {
   LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
   command->add_option("--task", arguments.task, "Task to ask for, with a text alone")
-      ->check(one_of_tasks(kAllTasks | std::views::filter([](const TaskTraits& task) {
-                             return task.input != TaskInput::image;
-                           }) |
-                           std::views::transform(&TaskTraits::name)));
+      ->check(
+          one_of_tasks(tasks_that([](const TaskTraits& task) { return task.input != TaskInput::image; })));
   command->add_option("--texts", arguments.texts,
                       "File with a text in each line (default: texts of random words)");
   command->add_option("--words", arguments.words, "Number of words in each random text")

@@ -182,18 +182,21 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   const TasksRecipe& tasks = recipe.tasks;
   check.require(!tasks.trained().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
                 "[tasks] has none with a weight above 0");
-  check.require(
-      tasks.caption == 0 || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
-      {"moe.router", "tasks.caption"},
-      "{} looks at later words, which captions have to predict; set moe.router to \"linear\"",
-      check.shown("moe.router", recipe.moe.router));
-  check.require(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
-                "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
-                check.shown("moe.gate", recipe.moe.gate));
-  check.require(!tasks.read_captions() || data.has_images(),
-                {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
-                "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
-                data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
+  for (const TaskKind task : tasks.trained()) {
+    const std::string key = fmt::format("tasks.{}", name_of(task));
+    const std::string shown = check.shown(key, tasks.weight(task));
+    const bool causal = traits_of(task).causal;
+    check.require(!causal || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
+                  {"moe.router", key},
+                  "{} looks at later words, which {} has to predict; set moe.router to \"linear\"",
+                  check.shown("moe.router", recipe.moe.router), shown);
+    check.require(!causal || recipe.moe.gate == "top_k", {"moe.gate", key},
+                  "{} looks at later words, which {} has to predict; set moe.gate to \"top_k\"",
+                  check.shown("moe.gate", recipe.moe.gate), shown);
+    check.require(!traits_of(task).captions || data.has_images(), {key, "data.source", "data.inputs"},
+                  "{} is for data with images, of which {}{} has none", shown, source,
+                  data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
+  }
   const auto for_texts = [&](std::string_view key, auto value, bool has_texts) {
     check.require(has_texts || value == 0, {key, "data.source"}, "{} is for texts, of which {} has none",
                   check.shown(key, value), source);

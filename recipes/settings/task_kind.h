@@ -13,8 +13,9 @@
 
 namespace conclave {
 
-/// A new task needs a row in find_traits() below; the compiler then names every other place that decides by
-/// task. `embed` is not trained: a service answers it with the features of a classifier.
+/// A new task needs a row in find_traits() below; the compiler then names every `switch` that decides by task
+/// (the README lists the other places). `embed` is not trained: a service answers it with the features of a
+/// classifier.
 enum class TaskKind : std::uint8_t { classify, caption, generate, embed };
 
 /// Inputs of a query to a task.
@@ -36,6 +37,8 @@ struct TaskTraits {
   /// Each example has one loss, which nothing of other examples changes, and uses each weight once: private
   /// training and simulated clients can do the task.
   bool losses_per_example;
+  bool classes;  ///< its answers are classes of the examples, by which it is measured
+  bool causal;   ///< it predicts each token from those before it, which nothing may show it
 
   constexpr bool trained() const { return head == kind; }
 };
@@ -51,7 +54,9 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .input = TaskInput::as_model,
                         .steps = false,
                         .draws = false,
-                        .losses_per_example = true};
+                        .losses_per_example = true,
+                        .classes = true,
+                        .causal = false};
     case TaskKind::caption:
       return TaskTraits{.kind = task,
                         .name = "caption",
@@ -60,7 +65,9 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .input = TaskInput::image,
                         .steps = true,
                         .draws = false,
-                        .losses_per_example = false};
+                        .losses_per_example = false,
+                        .classes = false,
+                        .causal = true};
     case TaskKind::generate:
       return TaskTraits{.kind = task,
                         .name = "generate",
@@ -69,7 +76,9 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .input = TaskInput::text,
                         .steps = true,
                         .draws = true,
-                        .losses_per_example = false};
+                        .losses_per_example = false,
+                        .classes = false,
+                        .causal = false};
     case TaskKind::embed:
       return TaskTraits{.kind = task,
                         .name = "embed",
@@ -78,7 +87,9 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .input = TaskInput::as_model,
                         .steps = false,
                         .draws = false,
-                        .losses_per_example = false};
+                        .losses_per_example = false,
+                        .classes = false,
+                        .causal = false};
   }
   return std::nullopt;
 }

@@ -51,7 +51,7 @@ void TrainingLog::describe(const Task& task, const Corpus& corpus, const TaskSpl
                     splits.validation.size() > 0 ? "test"
                     : splits.test.size() > 0     ? "validation"
                                                  : "validation and no test"));
-  if (&task == model_.classifier() && corpus.class_names.size() == 1)
+  if (traits_of(task.kind()).classes && corpus.class_names.size() == 1)
     say(fmt::format("warning: \"{}\" is the only class; there is nothing to tell apart",
                     recipe_text::readable(corpus.class_names[0])));
 }

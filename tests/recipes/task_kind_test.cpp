@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <catch2/catch.hpp>
+#include <utility>
 
 #include "recipes/settings/recipe.h"
 
@@ -47,6 +48,19 @@ TEST_CASE("a recipe's tasks read captions as their traits say", "[task_kind]") {
   CHECK(tasks.read_captions());
   tasks.generate = 0;
   CHECK_FALSE(tasks.read_captions());
+}
+
+TEST_CASE("a recipe has texts and shows images where the traits of one of its tasks say so", "[task_kind]") {
+  Recipe recipe;
+  const auto needs = [&](const char* source, const char* inputs, TasksRecipe tasks) {
+    recipe.data.source = source, recipe.data.inputs = inputs, recipe.tasks = tasks;
+    return std::pair(recipe.has_texts(), recipe.shows_images());
+  };
+  const TasksRecipe classify{}, caption{.classify = 0, .caption = 1}, generate{.classify = 0, .generate = 1};
+  CHECK(needs("wordnet", "both", classify) == std::pair(true, false));
+  CHECK(needs("fashion_mnist", "both", classify) == std::pair(false, true));
+  CHECK(needs("fashion_mnist", "both", caption) == std::pair(true, true));
+  CHECK(needs("emoji", "image", generate) == std::pair(true, false));
 }
 
 }  // namespace
