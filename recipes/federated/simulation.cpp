@@ -89,8 +89,8 @@ Simulation::Simulation(const SimulationSettings& settings, const Recipe& recipe,
       sums_(global_.size() + items) {
   require(strategy_->traits().works_on_sums(),
           "strategy.name = \"{}\": a simulation keeps only the mean of the clients' updates; take a strategy "
-          "that needs no more, such as fedavg, fedprox, fedadam, fedyogi, fedadagrad",
-          strategy_->name());
+          "that needs no more: {}",
+          strategy_->name(), strategies_that(&StrategyTraits::works_on_sums));
   if (settings_.client_privacy.is_on())
     privacy_ = std::make_unique<ClientPrivacy>(settings_.client_privacy, settings_.simulation, global_.size(),
                                                random);
