@@ -674,9 +674,9 @@ void on_signal(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-// The arguments with the names of options as --help has them: '-' in place of '_', and --max-... in place of
-// the --most_... of earlier versions. What follows "--" or an option's '=' stays as it is.
-std::vector<std::string> with_present_names(std::span<char* const> arguments) {
+// The arguments with the names of options as --help has them: '-' in place of '_'. What follows "--" or an
+// option's '=' stays as it is.
+std::vector<std::string> with_hyphens(std::span<char* const> arguments) {
   std::vector<std::string> renamed;
   bool options = true;
   for (std::string argument : arguments) {
@@ -685,7 +685,6 @@ std::vector<std::string> with_present_names(std::span<char* const> arguments) {
       const auto end =
           argument.begin() + static_cast<std::ptrdiff_t>(std::min(argument.find('='), argument.size()));
       std::replace(argument.begin(), end, '_', '-');
-      if (argument.starts_with("--most-")) argument.replace(2, 4, "max");
     }
     renamed.push_back(std::move(argument));
   }
@@ -728,7 +727,7 @@ int run_command_line(int argc, char** argv, const std::string& version, ProcessE
         add_inspect, add_export, add_bench, add_federate, add_privacy, add_recipe})
     add(app, chosen);
   hide_empty_defaults(app);
-  const std::vector<std::string> arguments = with_present_names({argv + 1, argv + argc});
+  const std::vector<std::string> arguments = with_hyphens({argv + 1, argv + argc});
   try {
     app.parse(
         std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes the last one first

@@ -16,10 +16,10 @@ if [[ $output == *"=[]"* ]]; then
 fi
 
 says "Usage: conclave serve" "--token-file" "--max-batch"
-# Names of earlier versions, and '_' in place of '-', are accepted; values are left alone.
-conclave 1 serve /nonexistent --token_file=a_b --most_batch 4 --max_waiting 4 --most-body=1000
+# '_' is accepted in place of '-' in the names of options; values are left alone.
+conclave 1 serve /nonexistent --token_file=a_b --max_batch 4 --max-waiting 4 --max_body=1000
 says "a_b: cannot be opened"
-conclave 2 serve /nonexistent --most_batch 0
+conclave 2 serve /nonexistent --max_batch 0
 says "--max-batch"
 conclave 1 predict /nonexistent --top=1 -- --a_text
 says /nonexistent
