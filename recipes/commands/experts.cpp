@@ -4,8 +4,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/file.h"
 #include "core/text_line.h"
-#include "data/file.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
 #include "recipes/evaluation/expert_table.h"

@@ -1,5 +1,4 @@
 // conclave federate, except for the sites: start-up kits, a first model, the coordinator and its transcript.
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -95,13 +94,6 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
   return requests;
 }
 
-// Writes the whole file, or nothing after a crash.
-void write_whole(const fs::path& path, std::string_view text) {
-  AtomicFile file(path.string());
-  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
-  file.commit();
-}
-
 // Kits are written once, so an address that changes later must be changed in each kit.
 void warn_of_other_address(const fs::path& site, const std::string& address) {
   if (!fs::exists(site)) return;
@@ -177,8 +169,11 @@ int federate_provision(const ProvisionArguments& arguments) {
     if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be compromised
     const auto finish = [&](const CertificateInfo& info) {
       if (name == kCoordinatorName) return;
-      if (const fs::path file = kit / "site.toml"; !fs::exists(file))
-        write_whole(file, site_toml(settings, name));
+      if (const fs::path file = kit / "site.toml"; !fs::exists(file)) {
+        AtomicFile whole(file.string());
+        whole.write(site_toml(settings, name));
+        whole.commit();
+      }
       allowed.add(name, info.fingerprint);
     };
     const int days = static_cast<int>(federation.certificate_days);

@@ -3,13 +3,13 @@
 
 #include <atomic>
 #include <filesystem>
-#include <stop_token>
 #include <thread>
 
 #include "core/clock.h"
+#include "core/file.h"
+#include "core/polling.h"
 #include "core/print_line.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/service/model_engine.h"
 
@@ -133,12 +133,12 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
              address_of(http, service.port()));
   std::fflush(stdout);
 
-  std::jthread signals([&](const std::stop_token& stopped) {  // signals come at any time, and wake no thread
-    while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested()) {
-      if (surroundings.takes_hang_up() && !renew(service, arguments) && !surroundings.ignores_hang_up) break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    service.end();
+  std::jthread signals = polling(std::chrono::milliseconds(20), [&] {
+    const bool ends =
+        surroundings.is_interrupted() || queue.closed() ||
+        (surroundings.takes_hang_up() && !renew(service, arguments) && !surroundings.ignores_hang_up);
+    if (ends) service.end();
+    return !ends;
   });
   std::size_t cut_off = 0;
   std::atomic<bool> idle = false;  // for good: the engine has ended

@@ -172,7 +172,7 @@ def texts_and_images():
     # A table of texts is evaluated as texts without images.
     Path("own.csv").write_text(f"text,label\nred heart,{both['class']}\n")
     judged = json.loads(run([PROGRAM, "eval", "emoji", "--data", "own.csv"]))
-    assert judged["texts"] == 1 and judged["accuracy"] == (text["class"] == both["class"]), (judged, text, both)
+    assert judged["examples"] == 1 and judged["accuracy"] == (text["class"] == both["class"]), (judged, text, both)
     run([PROGRAM, "eval", "group1", "--data", "own.csv"], status=1, says=["a table has texts and their classes"])
 
 
