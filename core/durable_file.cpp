@@ -139,6 +139,13 @@ AtomicFile::~AtomicFile() {
   if (!committed_) ::unlink(temporary_.c_str());
 }
 
+void AtomicFile::write(std::string_view bytes, unsigned mode) {
+  ::unlink(temporary_.c_str());
+  FileDescriptor file(temporary_, O_WRONLY | O_CREAT | O_EXCL, mode);
+  file.reserve(bytes.size());
+  file.write(bytes.data(), bytes.size());
+}
+
 void AtomicFile::commit() {
   FileDescriptor(temporary_, O_RDONLY).sync();
   const bool done = std::rename(temporary_.c_str(), path_.c_str()) == 0;

@@ -80,6 +80,9 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   const std::string& temporary() const { return temporary_; }
+  /// Makes the temporary file anew, with these bytes; nobody has other rights to it than `mode` gives at any
+  /// time, also if a crash has left one. Throws Error.
+  void write(std::string_view bytes, unsigned mode = 0644);
   /// Syncs the temporary file, which must be closed by now, renames it to `path`, and syncs the directory;
   /// throws Error.
   void commit();

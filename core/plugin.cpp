@@ -3,17 +3,14 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <set>
 #include <string_view>
 #include <vector>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace conclave {
 namespace {
@@ -30,17 +27,9 @@ Registrations*& waiting() {
   return registrations;
 }
 
-std::string read_file(const std::string& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  require(file.good() && std::filesystem::is_regular_file(path), "{}: cannot be read: {}", path,
-          errno ? std::strerror(errno) : "it is no file");
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 void check_mark(const std::string& path) {
   const std::string own = conclave_plugin_abi, begin = own.substr(0, own.find("ABI") + 3);
-  const std::string file = read_file(path);
+  const std::string file = read_file(path, "");
   require(file.starts_with("\177ELF"), "{}: is not a shared library; give the .so that a plug-in is built to",
           path);
   const auto at = file.find(begin);

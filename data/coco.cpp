@@ -6,7 +6,7 @@
 #include <system_error>
 #include <utility>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "data/image_transform.h"
 #include "data/stable_bucket.h"
 

@@ -9,8 +9,8 @@
 #include <functional>
 #include <utility>
 
+#include "core/file.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "data/image_transform.h"
 #include "data/stable_bucket.h"
 #include FT_FREETYPE_H

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "data/idx.h"
 
 namespace conclave {

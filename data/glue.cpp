@@ -9,8 +9,8 @@
 #include <system_error>
 #include <utility>
 
+#include "core/file.h"
 #include "data/delimited.h"
-#include "data/file.h"
 #include "data/stable_bucket.h"
 
 namespace conclave {

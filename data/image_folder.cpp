@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "data/image_transform.h"
 #include "data/stable_bucket.h"
 

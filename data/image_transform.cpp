@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/random.h"
-#include "data/file.h"
 
 namespace conclave {
 namespace {

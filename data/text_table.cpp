@@ -10,9 +10,9 @@
 #include <optional>
 #include <utility>
 
+#include "core/file.h"
 #include "core/text.h"
 #include "data/delimited.h"
-#include "data/file.h"
 
 namespace conclave {
 namespace {

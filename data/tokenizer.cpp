@@ -9,9 +9,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/file.h"
 #include "core/text.h"
 #include "core/xxh3.h"
-#include "data/file.h"
 
 namespace conclave {
 namespace {

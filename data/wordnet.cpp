@@ -8,9 +8,9 @@
 #include <map>
 #include <set>
 
+#include "core/file.h"
 #include "core/spelling.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "data/stable_bucket.h"
 
 namespace conclave {

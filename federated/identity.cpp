@@ -1,6 +1,5 @@
 #include "federated/identity.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <openssl/bio.h>
 #include <openssl/ec.h>
@@ -12,13 +11,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <ctime>
-#include <fstream>
 #include <sstream>
 
 #include "core/durable_file.h"
 #include "core/error.h"
+#include "core/file.h"
 #include "federated/sha256.h"
 
 namespace conclave {
@@ -66,29 +64,14 @@ CertificatePointer certificate_from(std::string_view text) {
   return certificate;
 }
 
-std::string read_file(const std::filesystem::path& path, std::size_t most = kMostBytes,
-                      std::string_view made_by = "`conclave federate provision` makes start-up kits") {
-  std::ifstream file(path, std::ios::binary);
-  require(file.good(), "{}: cannot be read; {}", path.string(), made_by);
-  std::string text;
-  for (std::array<char, 4096> piece; text.size() <= most;) {
-    file.read(piece.data(), piece.size());
-    if (file.gcount() == 0) break;
-    text.append(piece.data(), static_cast<std::size_t>(file.gcount()));
-  }
-  require(text.size() <= most, "{}: longer than {} KiB, which no such file is", path.string(), most / 1024);
-  return text;
+std::string read_kit(const std::filesystem::path& path, std::size_t most = kMostBytes) {
+  return read_file(path.string(), "`conclave federate provision` makes start-up kits", most);
 }
 
 // After a crash the file has either its old or its new content; at no time can others read a secret.
 void write_file(const std::filesystem::path& path, std::string_view text, unsigned mode) {
   AtomicFile file(path.string());
-  std::filesystem::remove(file.temporary());  // left by a crash, perhaps with other rights
-  {
-    FileDescriptor descriptor(file.temporary(), O_WRONLY | O_CREAT | O_EXCL, mode);
-    descriptor.write(text.data(), text.size());
-    descriptor.sync();
-  }
+  file.write(text, mode);
   file.commit();
 }
 
@@ -216,7 +199,7 @@ std::optional<std::string> ExpiryNotice::due(std::int64_t now) {
 
 CertificateRequest CertificateRequest::read(const std::filesystem::path& file) {
   CertificateRequest request;
-  request.pem = read_file(file, kMostBytes, "`conclave federate request`, at a site, makes one");
+  request.pem = read_file(file, "`conclave federate request`, at a site, makes one", kMostBytes);
   try {
     const BioPointer bio(BIO_new_mem_buf(request.pem.data(), static_cast<int>(request.pem.size())));
     const RequestPointer asked(PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
@@ -248,7 +231,7 @@ CertificateRequest request_certificate(const std::filesystem::path& folder, cons
   create_durable_directories(folder);
   const std::filesystem::path key_file = folder / "key.pem", file = folder / "request.pem";
   const bool anew = !std::filesystem::exists(key_file);
-  const KeyPointer key = anew ? new_key() : key_from(read_file(key_file));
+  const KeyPointer key = anew ? new_key() : key_from(read_kit(key_file));
   expect(key != nullptr, key_file.string());
   const RequestPointer request(X509_REQ_new());
   expect(request && X509_REQ_set_pubkey(request.get(), key.get()) == 1, "making a request");
@@ -278,9 +261,9 @@ CertificateAuthority CertificateAuthority::create(const std::string& federation)
 }
 
 CertificateAuthority CertificateAuthority::load(const std::filesystem::path& folder) {
-  KeyPointer key = key_from(read_file(folder / "authority.key"));
+  KeyPointer key = key_from(read_kit(folder / "authority.key"));
   expect(key != nullptr, (folder / "authority.key").string());
-  CertificatePointer certificate = certificate_from(read_file(folder / "authority.pem"));
+  CertificatePointer certificate = certificate_from(read_kit(folder / "authority.pem"));
   expect(X509_check_private_key(certificate.get(), key.get()) == 1, (folder / "authority.key").string());
   return {std::move(key), std::move(certificate)};
 }
@@ -341,9 +324,9 @@ CertificateInfo CertificateAuthority::finish(
 }
 
 Kit Kit::read(const std::filesystem::path& folder, std::int64_t now) {
-  Kit kit{.authority = read_file(folder / "authority.pem"),
-          .certificate = read_file(folder / "certificate.pem"),
-          .key = read_file(folder / "key.pem"),
+  Kit kit{.authority = read_kit(folder / "authority.pem"),
+          .certificate = read_kit(folder / "certificate.pem"),
+          .key = read_kit(folder / "key.pem"),
           .info = {}};
   const std::string name = (folder / "key.pem").string();
   struct stat status {};
@@ -419,7 +402,7 @@ void check_site_certificate(std::string_view certificate, std::string_view autho
 }
 
 std::map<std::string, std::string> AllowList::read() const {
-  std::istringstream lines(read_file(file_, kMostListBytes));
+  std::istringstream lines(read_kit(file_, kMostListBytes));
   std::map<std::string, std::string> allowed;
   std::string line;
   require(

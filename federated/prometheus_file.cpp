@@ -1,6 +1,5 @@
 #include "federated/prometheus_file.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -29,9 +28,8 @@ std::string prometheus_text(const std::vector<Gauge>& gauges) {
 }
 
 void write_prometheus_file(const std::string& path, const std::vector<Gauge>& gauges) {
-  const std::string text = prometheus_text(gauges);
   AtomicFile file(path);
-  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
+  file.write(prometheus_text(gauges));
   std::error_code ignored;  // on file systems without permissions. The collector may be another user.
   std::filesystem::permissions(file.temporary(), std::filesystem::perms(0644), ignored);
   file.commit();

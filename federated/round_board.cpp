@@ -86,34 +86,19 @@ class FiniteCheck {
   std::size_t there_ = 0;                  // bytes of that number
 };
 
-bool is_of_before_fedbuff(const Database& database) {
-  return database.has_column("updates", "round") && !database.has_column("updates", "turn");
-}
-
 }  // namespace
 
 RoundBoard::RoundBoard(std::filesystem::path directory, Database& database)
     : directory_(std::move(directory) / "updates"), database_(database) {
   Transaction transaction(database);
-  const bool without_turns = is_of_before_fedbuff(database);
-  if (without_turns) database.run("ALTER TABLE updates RENAME TO updates_by_rounds");
   database.run(
       "CREATE TABLE IF NOT EXISTS updates(round INTEGER, site TEXT, turn INTEGER, base INTEGER, examples "
       "REAL, metrics TEXT, tokens TEXT, digest TEXT,"
       " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site, turn))");
-  if (without_turns) {
-    database.run(
-        "INSERT INTO updates SELECT round, site, round, round, examples, metrics, tokens, digest, arrived "
-        "FROM updates_by_rounds");
-    database.run("DROP TABLE updates_by_rounds");
-  }
   database.run("CREATE INDEX IF NOT EXISTS updates_of_site ON updates(site, turn)");
   database.run(
       "CREATE TABLE IF NOT EXISTS models(round INTEGER PRIMARY KEY, digest TEXT, strategy TEXT, asynchronous "
       "INTEGER, secure INTEGER)");
-  if (!database.has_column("models", "strategy"))  // a file of an earlier version
-    for (const std::string_view column : {"strategy TEXT", "asynchronous INTEGER", "secure INTEGER"})
-      database.run(fmt::format("ALTER TABLE models ADD COLUMN {}", column));
   database.run("CREATE TABLE IF NOT EXISTS assigned(round INTEGER, site TEXT, PRIMARY KEY(round, site))");
   transaction.commit();
 }
@@ -123,8 +108,7 @@ std::filesystem::path RoundBoard::file_of(const std::string& site, std::int64_t 
 }
 
 std::optional<RoundMethod> RoundBoard::method_of(std::int64_t round) const {
-  auto rows = database_.prepare(
-      "SELECT strategy, asynchronous, secure FROM models WHERE round = ?1 AND strategy IS NOT NULL");
+  auto rows = database_.prepare("SELECT strategy, asynchronous, secure FROM models WHERE round = ?1");
   rows.bind(round);
   if (!rows.next()) return std::nullopt;
   return RoundMethod{rows.text(0), rows.integer(1) != 0, rows.integer(2) != 0};

@@ -7,8 +7,6 @@ namespace conclave {
 RoundRecord::RoundRecord(const std::filesystem::path& directory, std::int64_t round)
     : file_((directory / "unmasked.sqlite").string()), database_(file_), round_(round) {
   database_.run("CREATE TABLE IF NOT EXISTS unmasked(round INTEGER PRIMARY KEY, attempt INTEGER)");
-  if (!database_.has_column("unmasked", "attempt"))  // a file of an earlier version
-    database_.run("ALTER TABLE unmasked ADD COLUMN attempt INTEGER");
   database_.run("CREATE TABLE IF NOT EXISTS sent(round INTEGER PRIMARY KEY, attempt INTEGER)");
 }
 

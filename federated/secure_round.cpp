@@ -100,13 +100,8 @@ SecureRound::SecureRound(std::filesystem::path directory, Database& database, Ro
   database.run(
       "CREATE TABLE IF NOT EXISTS secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT, "
       "delta REAL)");
-  if (!database.has_column("secure_noise", "unit"))  // a file of an earlier version, which had one unit only
-    database.run("ALTER TABLE secure_noise ADD COLUMN unit TEXT");
-  if (!database.has_column("secure_noise", "delta"))
-    database.run("ALTER TABLE secure_noise ADD COLUMN delta REAL");
   if (!options_.privacy.is_on()) return;
   const std::string unit(to_string(options_.privacy.unit));
-  database.prepare("UPDATE secure_noise SET unit = ?1 WHERE unit IS NULL AND noise > 0").bind(unit).run();
   auto others = database.prepare(
       "SELECT unit FROM secure_noise JOIN secure_attempts USING(number) WHERE unmasked AND noise > 0 AND "
       "unit "
@@ -132,7 +127,7 @@ std::int64_t SecureRound::unmasked_in(std::int64_t first, std::int64_t end) cons
 std::optional<RoundPrivacy> SecureRound::privacy_of(std::int64_t round) const {
   auto rows = database_.prepare(
       "SELECT unit, rate, noise, delta FROM secure_attempts JOIN secure_noise USING(number) WHERE round = ?1 "
-      "AND unmasked AND noise > 0 AND unit IS NOT NULL AND delta IS NOT NULL");
+      "AND unmasked AND noise > 0");
   if (!rows.bind(round).next()) return std::nullopt;
   return RoundPrivacy{.unit = parse_privacy_unit(rows.text(0)),
                       .rate = rows.real(1),

@@ -119,7 +119,7 @@ class SecureRound {
   /// Whether sites were asked to unmask the round's sum: then there is no other attempt.
   bool unmasked(std::int64_t round) const;
   /// The privacy of that sum as it was recorded, whatever the options are now, except clip_norm, which is not
-  /// recorded. Nothing if the sum had no noise, or if its record is incomplete.
+  /// recorded. Nothing if the sum had no noise.
   std::optional<RoundPrivacy> privacy_of(std::int64_t round) const;
   /// Epsilon at the current delta of all sums that sites were asked to unmask, each with the noise that it
   /// had, and of `more` further sums with the current noise.

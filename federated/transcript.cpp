@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_text.h"
 #include "federated/sha256.h"
 
 namespace conclave {
@@ -81,8 +82,7 @@ Transcript::Transcript(const std::string& path) : file_(path, O_RDWR | O_CREAT) 
 
 void Transcript::append(const nlohmann::json& entry) {
   const nlohmann::json json{{"number", lines_ + 1}, {"previous", head_}, {"entry", entry}};
-  // One line for any entry; bytes that are not UTF-8 are replaced.
-  const std::string line = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string line = json_text(json);
   std::string head = sha256(line);
   if (file_.size() > bytes_) file_.resize(bytes_);  // left by an append that failed to remove it
   try {

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <cstdio>
 #include <future>
 #include <thread>
 #include <vector>
 
+#include "core/print_line.h"
 #include "parallel/mpi_communicator.h"
 
 namespace conclave {
@@ -56,7 +56,7 @@ class NcclWatchdog {
         if (what.empty()) continue;
         const auto on_failure = watch->options_.on_failure;
         if (!on_failure) {  // do not abort NCCL: the host would continue with half a result
-          std::fprintf(stderr, "%s\n", what.c_str());
+          complain(what);
           MpiSession::abort(1);
         }
         abort_all();

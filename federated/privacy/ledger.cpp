@@ -44,22 +44,8 @@ void prepare(Database& database, const std::string& path, const std::string& uni
   require(pragma(database, "application_id") == kApplication, "{}: this is a database, but no privacy ledger",
           path);
   const std::int64_t version = pragma(database, "user_version");
-  if (version == 1) {
-    Statement spends = database.prepare("SELECT 1 FROM spends");
-    require(
-        !spends.next(),
-        "{0}: an earlier version of this program made it, and did not note what its spends hid; say it by: "
-        "sqlite3 {0} \"ALTER TABLE spends ADD COLUMN unit TEXT NOT NULL DEFAULT 'record'; PRAGMA "
-        "user_version "
-        "= {1}\" (or 'client', or 'site')",
-        path, kVersion);
-    spends.run();
-    database.run("ALTER TABLE spends ADD COLUMN unit TEXT NOT NULL DEFAULT ''");
-    database.run(fmt::format("PRAGMA user_version = {}", kVersion));
-  } else {
-    require(version == kVersion, "{}: a privacy ledger of version {}; this program knows version {}", path,
-            version, kVersion);
-  }
+  require(version == kVersion, "{}: a privacy ledger of version {}; this program knows version {}", path,
+          version, kVersion);
   Statement others = database.prepare("SELECT unit FROM spends WHERE unit <> ?1");
   if (others.bind(unit).next())
     fail(

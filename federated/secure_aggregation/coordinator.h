@@ -31,6 +31,10 @@ class Coordinator {
  public:
   explicit Coordinator(Agreement agreement);
 
+  /// Each throws Error, and changes nothing, for a message that came in another phase or twice, or from a
+  /// site that has dropped out; of another round or setting; with a key that agrees with no other; or with
+  /// shares, receipts or a vector of another size than were asked for. False shares are no Error: their
+  /// sender is then one of cheaters().
   void receive(const Advertisement& message);
   void receive(const SharesUpload& message);
   void receive(const MaskedInput& message);

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <ctime>
@@ -16,10 +15,10 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <thread>
 
 #include "core/clock.h"
 #include "core/durable_file.h"
+#include "core/polling.h"
 #include "federated/global_model.h"
 #include "federated/privacy/privacy_marks.h"
 #include "federated/prometheus_file.h"
@@ -723,23 +722,13 @@ double Coordinator::epsilon() const { return parts_->epsilon_in_the_end(); }
 
 bool Coordinator::run(const std::function<bool()>& interrupted) {
   Parts& parts = *parts_;
-  std::atomic<bool> over{false};
-  std::jthread watch([&] {  // a signal handler may only set a flag
-    while (!over && !interrupted()) {
-      parts.tell_of_expiry();
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
-    if (!over) parts.stop();
+  const std::jthread watch = polling(std::chrono::milliseconds(50), [&] {
+    parts.tell_of_expiry();
+    if (!interrupted()) return true;
+    parts.stop();
+    return false;
   });
-  const auto end_watch = [&] { over = true; };
-  try {
-    const bool finished = parts.run_rounds();
-    end_watch();
-    return finished;
-  } catch (...) {
-    end_watch();
-    throw;
-  }
+  return parts.run_rounds();
 }
 
 }  // namespace conclave

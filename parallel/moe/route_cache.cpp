@@ -17,11 +17,6 @@ constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 }  // namespace
 
-double RouteCacheStatistics::hit_rate() const {
-  const Index lookups = hits + misses;
-  return lookups == 0 ? 0.0 : static_cast<double>(hits) / static_cast<double>(lookups);
-}
-
 std::size_t RouteCache::lines_for(std::size_t scores) {
   return scores <= kFirstScores ? 1 : 1 + (scores - kFirstScores + kMoreScores - 1) / kMoreScores;
 }

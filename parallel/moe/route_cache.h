@@ -23,8 +23,6 @@ struct RouteCacheStatistics {
   Index entries = 0;                          ///< now
   std::size_t bytes = 0;                      ///< filled by entries now, of `capacity`
   std::size_t capacity = 0;  ///< bytes of all lines; the index takes another 4 bytes for each line of 64
-  /// Share of look-ups that were hits; 0 before the first look-up.
-  double hit_rate() const;
 };
 
 /// For one thread. Serves any number of routers with the same number of experts; the router version in the

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
+#include "core/json_text.h"
 #include "data/image_transform.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus/corpus.h"
@@ -14,11 +15,6 @@ namespace conclave::commands {
 namespace {
 
 constexpr std::size_t kImages = 64;  // read, or printed, at once
-
-void print(const nlohmann::ordered_json& line) {
-  // A file's name may not be UTF-8; invalid bytes become replacement characters.
-  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
-}
 
 // A split's images, each once, with their reference captions.
 struct ImagesWithReferences {
@@ -91,19 +87,20 @@ int caption(const CaptionArguments& arguments, const ProcessEnvironment& surroun
       line["caption"] = text;
       line["log_probability"] = written[i].log_probability;
       if (of_split) line["references"] = split.references[first + i];
-      print(line);
+      fmt::print("{}\n", json_text(line));
       if (of_split) judged.push_back({text, std::move(split.references[first + i])});
     }
     std::fflush(stdout);
   }
   if (of_split)
-    print({{"checkpoint", loaded.checkpoint()},
-           {"step", loaded.step()},
-           {"split", arguments.split},
-           {"images", images},
-           {"bleu_4", bleu(judged)[3]},
-           {"cider_d", cider_d(judged)},
-           {"captions_per_second", static_cast<double>(images) / seconds}});
+    fmt::print("{}\n", json_text(nlohmann::ordered_json{
+                           {"checkpoint", loaded.checkpoint()},
+                           {"step", loaded.step()},
+                           {"split", arguments.split},
+                           {"images", images},
+                           {"bleu_4", bleu(judged)[3]},
+                           {"cider_d", cider_d(judged)},
+                           {"captions_per_second", static_cast<double>(images) / seconds}}));
   return 0;
 }
 

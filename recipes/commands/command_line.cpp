@@ -28,20 +28,19 @@ Run alone(Run command) {
     try {
       return command(surroundings);
     } catch (const RecipeError& error) {
-      fmt::print(stderr, "conclave: {}\n", error.what());
+      complain(error.what());
       return 2;
     } catch (const std::exception& error) {
-      fmt::print(stderr, "conclave: {}\n", error.what());
+      complain(error.what());
       return 1;
     }
   };
 }
 
-// The message of an error, with advice about the recipe if the message has none.
-std::string with_advice(const std::exception& error) {
-  if (!dynamic_cast<const OutOfMemory*>(&error)) return error.what();
-  return std::string(error.what()) +
-         "; lower train.batch_tokens (and raise train.accumulate, so that a step has as many tokens), make "
+// Advice about the recipe, for errors whose message has none; it continues the message.
+std::string_view advice_on(const std::exception& error) {
+  if (!dynamic_cast<const OutOfMemory*>(&error)) return "";
+  return "; lower train.batch_tokens (and raise train.accumulate, so that a step has as many tokens), make "
          "the model smaller, start more ranks, which share batches and experts, or end other programs that "
          "use the memory";
 }
@@ -56,12 +55,12 @@ int run_together(const std::function<int(const MpiSession&)>& command) {
     ranks = session.world()->size();
     return command(session);
   } catch (const RecipeError& error) {
-    if (rank == 0) fmt::print(stderr, "conclave: {}\n", error.what());
+    if (rank == 0) complain(error.what());
     return 2;
   } catch (const std::exception& error) {
     // If all ranks fail alike, rank 0 prints the message and aborts this rank while it sleeps.
     if (rank != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-    fmt::print(stderr, "conclave: {}\n", with_advice(error));
+    complain(error.what(), advice_on(error));
     if (ranks == 1) return 1;
     session.abort(1);
   }
@@ -81,13 +80,15 @@ Run together(OnRanks<Arguments> command, const Arguments& arguments) {
 int with_output_written(int status) {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
-  print_line(stderr, "conclave: not all output could be written",
-             errno != 0 ? std::string(": ") + std::strerror(errno) : "");
+  if (errno != 0)
+    complain("not all output could be written: ", std::strerror(errno));
+  else
+    complain("not all output could be written");
   return status == 0 ? 1 : status;
 }
 
 // Signals that a command handles: SIGINT and SIGTERM ask for an orderly end, SIGHUP asks it to read its files
-// again.
+// again. Such a command does its work even if whoever reads its output goes before.
 enum class Heeds : std::uint8_t { none, end, end_and_renewal };
 
 // The command on the command line.
@@ -197,10 +198,9 @@ void add_evaluate(CLI::App& app, Chosen& chosen) {
           "split; its classes must be classes of the model")
       ->check(kNamed)
       ->excludes(split_option);
-  command->add_option(
-      "--task", arguments.task,
-      "Task to evaluate: classify, caption or generate (default: the first that the model was "
-      "trained for)");
+  command->add_option("--task", arguments.task,
+                      fmt::format("Task to evaluate: {} (default: the first that the model was trained for)",
+                                  fmt::join(tasks_that(&TaskTraits::trained), ", ")));
   command->add_flag("--classes", arguments.classes,
                     "Also print a line for each class, with its number of examples, precision and recall");
   command->add_flag("--int8", arguments.int8,
@@ -409,10 +409,8 @@ void add_load(CLI::App& app, Chosen& chosen) {
   LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
   command->add_option("--task", arguments.task, "Task to ask for, with a text alone")
-      ->check(one_of_tasks(kAllTasks | std::views::filter([](const TaskTraits& task) {
-                             return task.input != TaskInput::image;
-                           }) |
-                           std::views::transform(&TaskTraits::name)));
+      ->check(
+          one_of_tasks(tasks_that([](const TaskTraits& task) { return task.input != TaskInput::image; })));
   command->add_option("--texts", arguments.texts,
                       "File with a text in each line (default: texts of random words)");
   command->add_option("--words", arguments.words, "Number of words in each random text")
@@ -676,9 +674,9 @@ void on_signal(int signal) {
   std::signal(signal, SIG_DFL);
 }
 
-// The arguments with the names of options as --help has them: '-' in place of '_', and --max-... in place of
-// the --most_... of earlier versions. What follows "--" or an option's '=' stays as it is.
-std::vector<std::string> with_present_names(std::span<char* const> arguments) {
+// The arguments with the names of options as --help has them: '-' in place of '_'. What follows "--" or an
+// option's '=' stays as it is.
+std::vector<std::string> with_hyphens(std::span<char* const> arguments) {
   std::vector<std::string> renamed;
   bool options = true;
   for (std::string argument : arguments) {
@@ -687,7 +685,6 @@ std::vector<std::string> with_present_names(std::span<char* const> arguments) {
       const auto end =
           argument.begin() + static_cast<std::ptrdiff_t>(std::min(argument.find('='), argument.size()));
       std::replace(argument.begin(), end, '_', '-');
-      if (argument.starts_with("--most-")) argument.replace(2, 4, "max");
     }
     renamed.push_back(std::move(argument));
   }
@@ -713,7 +710,7 @@ void print_mistake(const CLI::App& app, const std::vector<std::string>& argument
     command = *next;
     name += " " + argument;
   }
-  fmt::print(stderr, "conclave: {}\nSee {} --help\n", wrong, name);
+  complain(wrong, "\nSee ", name, " --help");
 }
 
 }  // namespace
@@ -730,7 +727,7 @@ int run_command_line(int argc, char** argv, const std::string& version, ProcessE
         add_inspect, add_export, add_bench, add_federate, add_privacy, add_recipe})
     add(app, chosen);
   hide_empty_defaults(app);
-  const std::vector<std::string> arguments = with_present_names({argv + 1, argv + argc});
+  const std::vector<std::string> arguments = with_hyphens({argv + 1, argv + argc});
   try {
     app.parse(
         std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes the last one first
@@ -744,6 +741,7 @@ int run_command_line(int argc, char** argv, const std::string& version, ProcessE
   if (chosen.heeds != Heeds::none) {
     std::signal(SIGINT, on_signal);
     std::signal(SIGTERM, on_signal);
+    std::signal(SIGPIPE, SIG_IGN);
   }
   if (chosen.heeds == Heeds::end_and_renewal)
     surroundings.ignores_hang_up = std::signal(SIGHUP, [](int) { hung_up = true; }) == SIG_IGN;

@@ -1,3 +1,4 @@
+// The command line: options and their checks, signals, and how an error becomes a message and an exit status.
 #pragma once
 
 #include <string>

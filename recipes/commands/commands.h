@@ -1,4 +1,6 @@
-// The command line's verbs, one file each. Each returns the process's exit status.
+// The command line's verbs, one file each. Each returns the process's exit status: 0, or where it says so 1
+// (done, but not all of it succeeded), or 130 (ended by a signal in good order). Other failures are
+// exceptions, of which run_command_line() makes a message and a status: RecipeError 2, all else 1.
 #pragma once
 
 #include <atomic>
@@ -40,6 +42,7 @@ struct TrainArguments {
   std::string resume;
   std::string device = "auto";  ///< see world_on() in parallel/device_world.h
 };
+/// 130 after a signal, once the step is saved; 1 if the last checkpoint could not be saved.
 int train(const TrainArguments& arguments, const ProcessEnvironment& surroundings, const MpiSession& session);
 
 struct EvaluateArguments {
@@ -71,6 +74,7 @@ struct PredictArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
+/// 1 if an example of several could not be read, such as a missing image; the others are answered.
 int predict(const PredictArguments& arguments, const ProcessEnvironment& surroundings,
             const MpiSession& session);
 
@@ -111,7 +115,7 @@ struct ServeArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
-/// Runs until a signal ends it.
+/// Runs until a signal ends it. 0 then, or 1 if connections were cut off before they had their answer.
 int serve(const ServeArguments& arguments, const ProcessEnvironment& surroundings, const MpiSession& session);
 
 struct LoadArguments {
@@ -201,6 +205,7 @@ struct CoordinatorArguments {
   std::string federation;
   std::vector<std::string> overrides;
 };
+/// 130 after a signal; started again, it goes on.
 int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnvironment& surroundings,
                          const MpiSession& session);
 
@@ -209,6 +214,7 @@ struct SiteArguments {
   std::vector<std::string> overrides;
   std::string device = "auto";
 };
+/// 130 after a signal; started again, it goes on.
 int federate_site(const SiteArguments& arguments, const ProcessEnvironment& surroundings,
                   const MpiSession& session);
 
@@ -216,6 +222,7 @@ struct SimulateArguments {
   std::string simulation;
   std::vector<std::string> overrides;  ///< of the simulation, and of its recipe
 };
+/// 130 after a signal, once the model is saved.
 int federate_simulate(const SimulateArguments& arguments, const ProcessEnvironment& surroundings,
                       const MpiSession& session);
 

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/json_text.h"
 #include "recipes/commands/commands.h"
 #include "recipes/evaluation/split_evaluation.h"
 
@@ -48,7 +49,7 @@ int evaluate(const EvaluateArguments& arguments, const ProcessEnvironment& surro
         {"step", evaluation.loaded().step()},
         {of_table ? "data" : "split", of_table ? arguments.data : arguments.split},
         {"task", evaluation.task()},
-        {"texts", result.sequences},
+        {"examples", result.sequences},
         {"loss", result.loss},
         {"utilization", result.utilization},
         {"batch_utilization", result.batch_utilization},
@@ -60,7 +61,7 @@ int evaluate(const EvaluateArguments& arguments, const ProcessEnvironment& surro
     for (const auto& [measure, value] : result.measures) summary[measure] = value;
     if (result.image_weight) summary["image_weight"] = *result.image_weight;
     if (!result.domain.empty()) summary["domain"] = domain_summary(evaluation, result);
-    fmt::print("{}\n", summary.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", json_text(summary));
     for (std::size_t c = 0; c < result.classes.size() && arguments.classes; ++c) {
       const ClassCount& count = result.classes[c];
       const nlohmann::ordered_json line{{"class", evaluation.class_names()[c]},
@@ -68,7 +69,7 @@ int evaluate(const EvaluateArguments& arguments, const ProcessEnvironment& surro
                                         {"guessed", count.right + count.wrongly_guessed},
                                         {"precision", count.precision()},
                                         {"recall", count.recall()}};
-      fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+      fmt::print("{}\n", json_text(line));
     }
   }
   return 0;

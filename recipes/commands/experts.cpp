@@ -4,12 +4,12 @@
 #include <cstring>
 #include <filesystem>
 
-#include "data/file.h"
+#include "core/file.h"
+#include "core/text_line.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/commands/commands.h"
 #include "recipes/evaluation/expert_table.h"
 #include "recipes/evaluation/expert_usage.h"
-#include "recipes/evaluation/text_line.h"
 #include "recipes/plot/heat_map.h"
 #include "recipes/training/progress.h"
 

@@ -5,7 +5,7 @@
 #include <fstream>
 #include <string_view>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "recipes/commands/commands.h"
 #include "recipes/inference/exported_model.h"

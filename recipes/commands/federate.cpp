@@ -1,10 +1,8 @@
 // conclave federate, except for the sites: start-up kits, a first model, the coordinator and its transcript.
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -96,24 +94,16 @@ std::map<std::string, CertificateRequest> requests_of(const ProvisionArguments& 
   return requests;
 }
 
-// Writes the whole file, or nothing after a crash.
-void write_whole(const fs::path& path, std::string_view text) {
-  AtomicFile file(path.string());
-  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC).write(text.data(), text.size());
-  file.commit();
-}
-
 // Kits are written once, so an address that changes later must be changed in each kit.
 void warn_of_other_address(const fs::path& site, const std::string& address) {
   if (!fs::exists(site)) return;
   try {
     const SiteSettings settings = read_site(site.string(), {}, nullptr);
     if (settings.site.address != address)
-      fmt::print(stderr,
-                 "conclave: warning: {}: site.address is {}, and federation.address {}; change it there\n",
-                 site.string(), settings.site.address, address);
+      warn(site.string(), ": site.address is ", settings.site.address, ", and federation.address ", address,
+           "; change it there");
   } catch (const Error& error) {
-    fmt::print(stderr, "conclave: warning: {}\n", error.what());
+    warn(error.what());
   }
 }
 
@@ -179,8 +169,11 @@ int federate_provision(const ProvisionArguments& arguments) {
     if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be compromised
     const auto finish = [&](const CertificateInfo& info) {
       if (name == kCoordinatorName) return;
-      if (const fs::path file = kit / "site.toml"; !fs::exists(file))
-        write_whole(file, site_toml(settings, name));
+      if (const fs::path file = kit / "site.toml"; !fs::exists(file)) {
+        AtomicFile whole(file.string());
+        whole.write(site_toml(settings, name));
+        whole.commit();
+      }
       allowed.add(name, info.fingerprint);
     };
     const int days = static_cast<int>(federation.certificate_days);
@@ -225,8 +218,7 @@ int federate_initialize(const InitializeArguments& arguments, const ProcessEnvir
 
 int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnvironment& surroundings,
                          const MpiSession& session) {
-  umask(0077);                    // hides counts and metrics of all sites from other users
-  std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first
+  umask(0077);  // hides counts and metrics of all sites from other users
   FederationSettings settings = read_federation(arguments.federation, arguments.overrides);
   load_plugins(settings, arguments.federation);
   const FederationTable& federation = settings.federation;

@@ -1,7 +1,6 @@
 // conclave federate site: takes part in a federation with this site's data.
 #include <sys/stat.h>
 
-#include <csignal>
 #include <ctime>
 #include <optional>
 
@@ -17,7 +16,6 @@ int federate_site(const SiteArguments& arguments, const ProcessEnvironment& surr
                   const MpiSession& session) {
   // Hides updates, losses without noise, and what was spent from other users of this machine.
   umask(0077);
-  std::signal(SIGPIPE, SIG_IGN);  // the reader of the output may end first
   DeviceWorld device = world_for(arguments.device, session);
   const SiteSettings settings = read_site(arguments.site, arguments.overrides, device.world.get());
   std::optional<Kit> kit;  // rank 0's, as are the next two

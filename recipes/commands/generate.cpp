@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/clock.h"
-#include "data/file.h"
+#include "core/file.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus/corpus.h"
 #include "recipes/evaluation/generated_check.h"

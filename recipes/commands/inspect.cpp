@@ -14,9 +14,9 @@
 namespace conclave::commands {
 namespace {
 
-// When the measurements were made, if that was before the checkpoint's step. Earlier versions do not say.
+// When the measurements were made, if that was before the checkpoint's step.
 std::string when_measured(const nlohmann::json& metadata, std::int64_t step) {
-  const std::int64_t at = metadata.value("measured_at", step);
+  const std::int64_t at = metadata.at("measured_at");
   return at == step ? "" : fmt::format(" (measured at step {})", at);
 }
 

@@ -6,9 +6,10 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "core/file.h"
+#include "core/json_text.h"
 #include "core/random.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "recipes/commands/commands.h"
 
 namespace conclave::commands {
@@ -111,8 +112,7 @@ int load_service(const LoadArguments& arguments) {
     options.token = trimmed(read_file(arguments.token_file, "write the token into it"), " \t\r\n");
   for (const std::string& text :
        arguments.texts.empty() ? made_up_texts(arguments.words) : lines_of(arguments.texts))
-    options.bodies.push_back(
-        nlohmann::json{{"text", text}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    options.bodies.push_back(json_text(nlohmann::json{{"text", text}}));
   std::vector<double> best(arguments.urls.size());
   const double alone = arguments.saturates ? lone_latency(options, arguments.urls, best) : 0;
   for (std::size_t i = 0; i < best.size(); ++i) {

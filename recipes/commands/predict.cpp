@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
+#include "core/json_text.h"
 #include "recipes/commands/commands.h"
+#include "recipes/inference/likeliest.h"
 #include "recipes/inference/predictor.h"
 
 namespace conclave::commands {
@@ -18,33 +19,17 @@ nlohmann::ordered_json beginning_of(const Example& example) {
   return line;
 }
 
-// Bytes that are not UTF-8 become replacement characters, so that the output is always JSON.
-void print(const nlohmann::ordered_json& line) {
-  fmt::print("{}\n", line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
-}
-
 void print(const Example& example, const Error& error) {
   nlohmann::ordered_json line = beginning_of(example);
   line["error"] = error.what();
-  print(line);
+  fmt::print("{}\n", json_text(line));
 }
 
 void print(const Example& example, const Prediction& prediction, const std::vector<std::string>& class_names,
-           std::size_t top) {
-  std::vector<std::size_t> order(class_names.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const std::size_t shown = std::min(top, order.size());
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(shown), order.end(),
-                    [&](std::size_t a, std::size_t b) {
-                      return prediction.probabilities[a] > prediction.probabilities[b];
-                    });
+           std::int64_t top) {
   nlohmann::ordered_json line = beginning_of(example);
-  line["class"] = class_names[prediction.best];
-  line["probability"] = prediction.probabilities[prediction.best];
-  for (std::size_t i = 0; i < shown; ++i)
-    line["top"].push_back(
-        {{"class", class_names[order[i]]}, {"probability", prediction.probabilities[order[i]]}});
-  print(line);
+  add_classes(line, prediction.probabilities, class_names, top);
+  fmt::print("{}\n", json_text(line));
 }
 
 // The example in a line. For models of texts or of images alone it is the text or the image's file; for
@@ -71,7 +56,7 @@ int predict(const PredictArguments& arguments, const ProcessEnvironment& surroun
   const auto answer = [&](const std::vector<Example>& examples) {
     const std::vector<Prediction> predictions = predictor.predict(examples);
     for (std::size_t i = 0; i < examples.size(); ++i)
-      print(examples[i], predictions[i], loaded.class_names(), static_cast<std::size_t>(arguments.top));
+      print(examples[i], predictions[i], loaded.class_names(), arguments.top);
     std::fflush(stdout);
   };
   const auto &texts = arguments.texts, &images = arguments.images;

@@ -2,17 +2,15 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <csignal>
 #include <filesystem>
-#include <stop_token>
 #include <thread>
 
 #include "core/clock.h"
+#include "core/file.h"
+#include "core/polling.h"
 #include "core/print_line.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "recipes/commands/commands.h"
-#include "recipes/service/complaint.h"
 #include "recipes/service/model_engine.h"
 
 namespace conclave::commands {
@@ -78,7 +76,7 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
       again();
       print_line(stdout, what, " again, as asked by SIGHUP");
     } catch (const std::exception& error) {
-      complain(fmt::format("{}; the former stays in use", error.what()));
+      complain(error.what(), "; the former stays in use");
     }
     return true;
   };
@@ -95,7 +93,6 @@ bool renew(HttpService& service, const ServeArguments& arguments) {
 
 int serve(const ServeArguments& arguments, const ProcessEnvironment& surroundings,
           const MpiSession& session) {
-  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the output may go before
   require(arguments.http.connections.certificate.empty() == arguments.http.connections.key.empty(),
           "--certificate and --key: give both, or neither");
   HttpOptions http = arguments.http;
@@ -136,12 +133,12 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
              address_of(http, service.port()));
   std::fflush(stdout);
 
-  std::jthread signals([&](const std::stop_token& stopped) {  // signals come at any time, and wake no thread
-    while (!surroundings.is_interrupted() && !queue.closed() && !stopped.stop_requested()) {
-      if (surroundings.takes_hang_up() && !renew(service, arguments) && !surroundings.ignores_hang_up) break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    service.end();
+  std::jthread signals = polling(std::chrono::milliseconds(20), [&] {
+    const bool ends =
+        surroundings.is_interrupted() || queue.closed() ||
+        (surroundings.takes_hang_up() && !renew(service, arguments) && !surroundings.ignores_hang_up);
+    if (ends) service.end();
+    return !ends;
   });
   std::size_t cut_off = 0;
   std::atomic<bool> idle = false;  // for good: the engine has ended

@@ -2,13 +2,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/print_line.h"
 #include "federated/privacy/privacy_marks.h"
 #include "recipes/commands/commands.h"
 #include "recipes/federated/simulation.h"
+#include "recipes/models/use_precision.h"
 #include "recipes/settings/federation.h"
 #include "recipes/settings/plugins.h"
 #include "recipes/training/run_folder.h"
-#include "recipes/training/use_precision.h"
 
 namespace conclave::commands {
 namespace {
@@ -60,8 +61,7 @@ void report(const Simulation& simulation, const SimulatedRound& round, MetricsWr
   if (round.diverged > 0)
     text += fmt::format("; {} updates were not finite and count as none: try a lower simulation.client_rate",
                         round.diverged);
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
+  print_line(stdout, text);
   metrics.write(simulation.rounds_done(), values);
 }
 
@@ -91,8 +91,8 @@ int federate_simulate(const SimulateArguments& arguments, const ProcessEnvironme
   if (speaks) describe(simulation, table, settings.client_privacy, grid.world().size());
   const std::string aside = folder.take("", 0);
   if (speaks && !aside.empty()) fmt::print("{}\n", aside);
-  const std::unique_ptr<MetricsWriter> metrics =
-      folder.metrics(surroundings.host, [](const std::string& text) { fmt::print("warning: {}\n", text); });
+  const std::unique_ptr<MetricsWriter> metrics = folder.metrics(
+      surroundings.host, [](const std::string& text) { print_line(stdout, "warning: ", text); });
   const auto tell = [&](const char* split, const std::optional<Evaluation>& result) {
     if (!speaks || !result) return;
     fmt::print("{}: {}\n", split, figures(*result));

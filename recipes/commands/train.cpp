@@ -1,5 +1,6 @@
 #include <omp.h>
 
+#include "core/print_line.h"
 #include "recipes/commands/commands.h"
 #include "recipes/settings/plugins.h"
 #include "recipes/training/core_share.h"
@@ -20,8 +21,8 @@ void set_threads(std::int64_t requested, const ProcessEnvironment& surroundings,
 DeviceWorld world_for(const std::string& device, const MpiSession& session) {
   DeviceWorld chosen = world_on(device, session.world());
   if (chosen.world->rank() == 0) {
-    if (!chosen.note.empty()) fmt::print(stderr, "conclave: on processors, as {}\n", chosen.note);
-    if (!chosen.warning.empty()) fmt::print(stderr, "conclave: warning: {}\n", chosen.warning);
+    if (!chosen.note.empty()) complain("on processors, as ", chosen.note);
+    if (!chosen.warning.empty()) warn(chosen.warning);
   }
   return chosen;
 }
@@ -71,10 +72,9 @@ int train(const TrainArguments& arguments, const ProcessEnvironment& surrounding
   if (!result.unsaved.empty()) {
     if (grid.world().rank() == 0) {
       const bool some = newest_checkpoint(recipe.run.directory, Verify::structure).has_value();
-      fmt::print(stderr,
-                 "conclave: what was trained{} is lost: {}; when that is repaired, --resume auto {}\n",
-                 some ? " since the newest checkpoint" : "", result.unsaved,
-                 some ? "continues from that checkpoint" : "begins anew, as there is no checkpoint");
+      complain("what was trained", some ? " since the newest checkpoint" : "", " is lost: ", result.unsaved,
+               "; when that is repaired, --resume auto ",
+               some ? "continues from that checkpoint" : "begins anew, as there is no checkpoint");
     }
     return 1;
   }

@@ -7,11 +7,12 @@
 #include <bit>
 #include <utility>
 
+#include "core/print_line.h"
+#include "core/text_line.h"
 #include "core/xxh3.h"
 #include "data/bad_inputs.h"
 #include "data/parts.h"
-#include "recipes/corpus/data_sources.h"
-#include "recipes/evaluation/text_line.h"
+#include "recipes/settings/data_sources.h"
 #include "recipes/settings/recipe_text.h"
 
 namespace conclave {
@@ -117,10 +118,10 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
                            bool captions) {
   BadInputs bad(data.skip_bad);
   ImageDataset read = read_source(data, image, captions, bad);
-  const auto warn = [&](std::string_view warning) {
-    if (world.rank() == 0) fmt::print(stderr, "conclave: warning: {}\n", one_line(warning, kLongestWarning));
+  const auto tell = [&](std::string_view warning) {
+    if (world.rank() == 0) warn(one_line(warning, kLongestWarning));
   };
-  for (const std::string& warning : bad.warnings()) warn(warning);
+  for (const std::string& warning : bad.warnings()) tell(warning);
   if (data.parts > 1)
     keep_part(read,
               {.parts = data.parts,
@@ -130,7 +131,7 @@ ImageDataset read_examples(const DataRecipe& data, const ImageRecipe& image, Com
               data.part);
   expect_same_data(read, static_cast<std::size_t>(bad.count()), bad.count() > 0 ? bad.first() : "", world);
   if (bad.count() > 0)
-    warn(fmt::format("{} left out that cannot be read; the first: {}", bad.count(), bad.first()));
+    tell(fmt::format("{} left out that cannot be read; the first: {}", bad.count(), bad.first()));
   return read;
 }
 
@@ -156,16 +157,6 @@ TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tok
   if (!traits_of(task).captions && !data.has_texts()) return without_texts(std::move(split));
   if (split.images.size() == 0) return tokenizer->encode_split(split.examples, data.max_length);
   return tokenizer->encode_split(std::move(split), data.max_length);
-}
-
-ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
-                       const std::optional<Tokenizer>& tokenizer, const ImageShape& image) {
-  return {.vocabulary = tokenizer ? tokenizer->vocabulary() : 0,
-          .max_length = recipe.max_length,
-          .classes = static_cast<Index>(classes),
-          .unknown_token = tokenizer ? tokenizer->unknown() : 0,
-          .end_token = tokenizer ? tokenizer->end() : 0,
-          .image = image};
 }
 
 ModelSizes Corpus::sizes(const DataRecipe& recipe) const {
@@ -207,9 +198,8 @@ Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string&
       for (const auto& [task, examples] : tasks)
         std::ranges::copy_if(examples.train.examples, std::back_inserter(texts),
                              [](const TextExample& example) { return !example.text.empty(); });
-      return Tokenizer::train(
-                 texts, data.vocabulary, cache_directory,
-                 [](const std::string& warning) { fmt::print(stderr, "conclave: warning: {}\n", warning); })
+      return Tokenizer::train(texts, data.vocabulary, cache_directory,
+                              [](const std::string& warning) { warn(warning); })
           .bytes();
     }));
   }

@@ -10,7 +10,7 @@
 #include "data/dataset.h"
 #include "data/tokenizer.h"
 #include "parallel/communicator.h"
-#include "recipes/models/trunk.h"
+#include "recipes/models/model_sizes.h"
 #include "recipes/settings/recipe.h"
 
 namespace conclave {
@@ -28,9 +28,6 @@ struct Corpus {
   /// The sizes of a model for these examples.
   ModelSizes sizes(const DataRecipe& recipe) const;
 };
-/// The sizes of a model whose corpus is not loaded.
-ModelSizes model_sizes(const DataRecipe& recipe, std::size_t classes,
-                       const std::optional<Tokenizer>& tokenizer, const ImageShape& image);
 
 /// Throws Error, which names the first difference, unless the data has the classes of the model in
 /// `checkpoint`, in the same order: labels are class numbers.

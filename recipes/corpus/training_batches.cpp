@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "recipes/corpus/data_sources.h"
+#include "recipes/settings/data_sources.h"
 
 namespace conclave {
 namespace {

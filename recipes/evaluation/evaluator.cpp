@@ -27,9 +27,8 @@ Evaluator::Evaluator(Model& model, Task& task, const TokenizedSplit& split, cons
       task_(task),
       split_(split),
       classes_(model.sizes().classes),
-      glue_task_(data_source(recipe.data.source).is_glue && task.kind() == TaskKind::classify
-                     ? recipe.data.task
-                     : ""),
+      glue_task_(data_source(recipe.data.source).is_glue && traits_of(task.kind()).classes ? recipe.data.task
+                                                                                           : ""),
       activations_(activations),
       grid_(grid),
       batcher_(split, {.tokens = recipe.train.batch_tokens,

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "recipes/evaluation/text_line.h"
+#include "core/text_line.h"
 
 namespace conclave {
 namespace {

@@ -56,7 +56,7 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
       task_(task_of(loaded_.model(), task)) {
   const Recipe& recipe = loaded_.recipe();
   const bool of_table = !examples.table.empty();
-  require(!of_table || (task_->kind() == TaskKind::classify && recipe.data.has_texts()),
+  require(!of_table || (traits_of(task_->kind()).classes && recipe.data.has_texts()),
           "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
           loaded_.checkpoint(), task_->name());
   const DataRecipe source = of_table ? table_of(recipe.data, examples.table) : recipe.data;

@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "core/durable_file.h"
+#include "core/file.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "federated/random_source.h"
 
 namespace conclave {

@@ -1,5 +1,7 @@
 #include "recipes/federated/simulation.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -25,8 +27,10 @@ std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 // Refuses recipes that depend on statistics of batches, because clients send updates of parameters only.
 const Recipe& for_clients(const Recipe& recipe, bool privately) {
-  require(recipe.tasks.trained() == std::vector{TaskKind::classify},
-          "simulated clients learn tasks.classify alone, so far; set the other weights to 0");
+  const std::vector<TaskKind> tasks = recipe.tasks.trained();
+  require(tasks.size() == 1 && traits_of(tasks.front()).losses_per_example,
+          "simulated clients learn one task alone, one of {}, so far; set the other weights of [tasks] to 0",
+          fmt::join(tasks_that(&TaskTraits::losses_per_example), ", "));
   require(
       !recipe.privacy.is_on(),
       "privacy.unit = \"{}\" is for training at one place; simulated clients have [client_privacy] instead",
@@ -85,8 +89,8 @@ Simulation::Simulation(const SimulationSettings& settings, const Recipe& recipe,
       sums_(global_.size() + items) {
   require(strategy_->traits().works_on_sums(),
           "strategy.name = \"{}\": a simulation keeps only the mean of the clients' updates; take a strategy "
-          "that needs no more, such as fedavg, fedprox, fedadam, fedyogi, fedadagrad",
-          strategy_->name());
+          "that needs no more: {}",
+          strategy_->name(), strategies_that(&StrategyTraits::works_on_sums));
   if (settings_.client_privacy.is_on())
     privacy_ = std::make_unique<ClientPrivacy>(settings_.client_privacy, settings_.simulation, global_.size(),
                                                random);

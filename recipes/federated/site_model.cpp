@@ -26,8 +26,7 @@ void gather(const TensorEntry& entry, const ProcessGrid& grid, const Tensor& who
 
 void write(const std::string& path, std::span<const float> values) {
   AtomicFile file(path);
-  FileDescriptor(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC, 0600)
-      .write(values.data(), values.size_bytes());
+  file.write({reinterpret_cast<const char*>(values.data()), values.size_bytes()}, 0600);
   file.commit();
 }
 

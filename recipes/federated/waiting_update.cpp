@@ -1,7 +1,5 @@
 #include "recipes/federated/waiting_update.h"
 
-#include <fcntl.h>
-
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -25,9 +23,8 @@ void WaitingUpdate::save() const {
                             {"metrics", metrics},
                             {"terms", terms},
                             {"spend", spend}};
-  const std::string text = note.dump();
   AtomicFile out(note_in(file.parent_path()).string());
-  FileDescriptor(out.temporary(), O_WRONLY | O_CREAT | O_TRUNC, 0600).write(text.data(), text.size());
+  out.write(note.dump(), 0600);
   out.commit();
 }
 

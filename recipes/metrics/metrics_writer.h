@@ -46,7 +46,6 @@ class MetricsWriter {
   void drop_evaluation(std::int64_t step, const std::string& split);
 
   std::string jsonl_path() const { return lines_.path(); }
-  std::string event_path() const { return events_.path(); }
 
  private:
   void warn_once(const std::string& path, int reason);

@@ -3,11 +3,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/print_line.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
-#include "recipes/corpus/corpus.h"
 #include "recipes/models/integer_state.h"
+#include "recipes/models/model_sizes.h"
+#include "recipes/models/use_precision.h"
 #include "recipes/settings/plugins.h"
-#include "recipes/training/use_precision.h"
 
 namespace conclave {
 namespace {
@@ -22,7 +23,7 @@ ImageShape image_shape(const nlohmann::json& metadata) {
 std::optional<std::string> newest_told(const std::string& directory, Verify verify) {
   std::vector<std::string> warnings;
   auto newest = newest_checkpoint(directory, verify, &warnings);
-  for (const std::string& warning : warnings) fmt::print(stderr, "conclave: warning: skipped {}\n", warning);
+  for (const std::string& warning : warnings) warn("skipped ", warning);
   return newest;
 }
 

@@ -3,12 +3,8 @@
 namespace conclave {
 namespace {
 
-bool encodes_images(const Recipe& recipe) {
-  return recipe.tasks.caption > 0 || (recipe.tasks.classify > 0 && recipe.data.has_images());
-}
-
 Index drawn_rows(const Recipe& recipe, const ImageShape& image) {
-  return recipe.tasks.generate > 0 ? Patches{image, recipe.generate.patch}.count() : 0;
+  return recipe.tasks.trains(&TaskTraits::draws) ? Patches{image, recipe.generate.patch}.count() : 0;
 }
 
 }  // namespace
@@ -16,7 +12,7 @@ Index drawn_rows(const Recipe& recipe, const ImageShape& image) {
 Model::Model(const Recipe& recipe, const ModelSizes& sizes, const ProcessGrid& grid)
     : sizes_(sizes),
       quantization_(make_quantization(recipe.quantization)),
-      trunk_(recipe, sizes, encodes_images(recipe), drawn_rows(recipe, sizes.image), grid,
+      trunk_(recipe, sizes, recipe.shows_images(), drawn_rows(recipe, sizes.image), grid,
              quantizes(recipe.quantization, "experts") ? quantization_.get() : nullptr) {
   add_module("", trunk_);
   const auto add = [&](auto& task, const std::string& name) {

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "autograd/nn/layers.h"
-#include "recipes/models/task_kind.h"
 #include "recipes/models/trunk.h"
+#include "recipes/settings/task_kind.h"
 
 namespace conclave {
 

@@ -13,18 +13,10 @@
 #include "parallel/moe/moe_layer.h"
 #include "recipes/models/image_encoder.h"
 #include "recipes/models/model_input.h"
+#include "recipes/models/model_sizes.h"
 #include "recipes/settings/recipe.h"
 
 namespace conclave {
-
-/// The sizes that a model is built for.
-struct ModelSizes {
-  Index vocabulary = 0;  ///< 0: no texts
-  Index max_length = 0, classes = 0;
-  std::int32_t unknown_token = 0;  ///< replaces a hidden token
-  std::int32_t end_token = 0;      ///< follows a text's last token
-  ImageShape image = {};           ///< empty: no images
-};
 
 /// A part of a model, and the cost of its forward pass for one example.
 struct Cost {

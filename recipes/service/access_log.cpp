@@ -6,27 +6,74 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/json_text.h"
+#include "core/print_line.h"
 #include "recipes/metrics/metrics_writer.h"
-#include "recipes/service/complaint.h"
 
 namespace conclave::service {
 
-void AccessLog::note(const Entry& entry) {
+namespace {
+
+std::string line_of(const AccessLog::Entry& entry) {
   using Json = nlohmann::ordered_json;
   const Json json{{"time", seconds_since_1970()}, {"address", entry.address}, {"method", entry.method},
                   {"path", entry.path},           {"status", entry.status},   {"seconds", entry.seconds},
                   {"bytes_out", entry.bytes_out}};
-  const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(json) + "\n";
+}
+
+}  // namespace
+
+AccessLog::AccessLog(const std::string& path)
+    : file_(path), writer_([this](const std::stop_token& ends) {
+        for (bool some = true; some;) {
+          {
+            std::unique_lock lock(waiting_mutex_);
+            some = comes_.wait(lock, ends, [this] { return !waiting_.empty(); });
+          }
+          const std::lock_guard lock(mutex_);
+          write_waiting();
+        }
+      }) {}
+
+void AccessLog::note(const Entry& entry) {
+  const std::string line = line_of(entry);
   const std::lock_guard lock(mutex_);
+  write_waiting();  // which came before
+  write(line);
+}
+
+void AccessLog::note_later(const Entry& entry) {
+  std::string line = line_of(entry);
+  {
+    const std::lock_guard lock(waiting_mutex_);
+    if (waiting_.size() >= kMostWaiting) return;
+    waiting_.push_back(std::move(line));
+  }
+  comes_.notify_one();
+}
+
+// Called with mutex_ held, as is write().
+void AccessLog::write_waiting() {
+  std::deque<std::string> lines;
+  {
+    const std::lock_guard lock(waiting_mutex_);
+    lines.swap(waiting_);
+  }
+  for (const std::string& line : lines) write(line);
+}
+
+void AccessLog::write(const std::string& line) {
   const int reason = file_->append(line);
   if (reason == 0 || warned_) return;
   warned_ = true;
-  complain(fmt::format("warning: {}: {}; requests are not logged", file_->path(), std::strerror(reason)));
+  warn(file_->path(), ": ", std::strerror(reason), "; requests are not logged");
 }
 
 void AccessLog::reopen() {
   AppendFile anew(file_->path());
   const std::lock_guard lock(mutex_);
+  write_waiting();
   file_.emplace(std::move(anew));
   warned_ = false;
 }

@@ -2,11 +2,15 @@
 // of the request and the answer.
 #pragma once
 
+#include <condition_variable>
 #include <cstddef>
+#include <deque>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "recipes/metrics/append_file.h"
 
@@ -15,7 +19,7 @@ namespace conclave::service {
 class AccessLog {
  public:
   /// Appends to the file; throws Error where it cannot be opened.
-  explicit AccessLog(const std::string& path) : file_(path) {}
+  explicit AccessLog(const std::string& path);
 
   struct Entry {
     std::string_view address;       ///< client_network(), by which the rate limit counts
@@ -27,14 +31,26 @@ class AccessLog {
   /// Thread-safe. An entry that cannot be written is lost; only the first loss since the log was opened
   /// prints a warning.
   void note(const Entry& entry);
+  /// Thread-safe. Does not wait for the file: a thread of the log's own, or note(), writes the entry. Lost if
+  /// kMostWaiting entries wait already.
+  void note_later(const Entry& entry);
   /// Thread-safe. Opens the path again, for log rotation: later entries go to the file that is there now.
   /// Throws Error where it cannot be opened; the log then keeps the old file.
   void reopen();
 
  private:
-  std::mutex mutex_;
+  static constexpr std::size_t kMostWaiting = 1024;
+
+  void write(const std::string& line);
+  void write_waiting();
+
+  std::mutex mutex_;  // of the file; held while it is written
   std::optional<AppendFile> file_;
   bool warned_ = false;
+  std::mutex waiting_mutex_;  // never held while anything waits; the last to be locked
+  std::condition_variable_any comes_;
+  std::deque<std::string> waiting_;
+  std::jthread writer_;
 };
 
 }  // namespace conclave::service

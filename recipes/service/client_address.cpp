@@ -22,9 +22,9 @@ std::string text_of(const in6_addr& address) {
                                         : text_of(AF_INET6, &address);
 }
 
-// "[2001:db8::1]:443" and "192.0.2.7:443" without their ports. Text with several colons and no brackets is an
-// IPv6 address without a port.
-std::string_view without_port(std::string_view text) {
+// The address in "[2001:db8::1]:443" and "192.0.2.7:443", without brackets and port. Text with several colons
+// and no brackets is an IPv6 address without a port.
+std::string_view bare_address(std::string_view text) {
   if (text.starts_with('[')) {
     const std::size_t end = text.find(']');
     return end == std::string_view::npos ? text : text.substr(1, end - 1);
@@ -41,7 +41,7 @@ std::string client_address(const sockaddr_storage& from) {
 }
 
 std::optional<std::string> client_address(std::string_view text) {
-  const std::string given(without_port(text));
+  const std::string given(bare_address(text));
   in_addr short_one{};
   if (inet_pton(AF_INET, given.c_str(), &short_one) == 1) return text_of(AF_INET, &short_one);
   in6_addr long_one{};

@@ -27,9 +27,9 @@
 
 #include "core/clock.h"
 #include "core/error.h"
+#include "core/print_line.h"
 #include "recipes/service/channel.h"
 #include "recipes/service/client_address.h"
-#include "recipes/service/complaint.h"
 
 namespace conclave::service {
 namespace {

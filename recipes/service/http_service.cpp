@@ -14,7 +14,7 @@
 #include "recipes/service/access_log.h"
 #include "recipes/service/client_address.h"
 #include "recipes/service/embedded.h"
-#include "recipes/service/sites.h"
+#include "recipes/service/origins.h"
 
 namespace conclave::service {
 namespace {
@@ -189,7 +189,7 @@ class HttpService::Server : private httplib::Server {
         metrics_(metrics),
         token_(std::make_shared<const std::string>(options.token)),
         proxies_(options.proxies),
-        sites_(options.hosts, options.connections.host),
+        origins_(options.hosts, options.connections.host),
         limit_(options.rate, options.burst),
         log_(options.log.empty() ? nullptr : std::make_unique<AccessLog>(options.log)),
         connections_(
@@ -325,27 +325,28 @@ class HttpService::Server : private httplib::Server {
     if (*request.forsaken) status = kClientGone, bytes = 0;
     const double passed = seconds_since(request.arrived);
     metrics_.answered(task, status, passed);
-    note(client_of(request.address, &request.head), &request.head, status, passed, bytes);
+    if (log_)
+      log_->note(entry_of(client_of(request.address, &request.head), &request.head, status, passed, bytes));
   }
 
+  // Called in the thread of all connections, which must not wait for the log's disk.
   std::string refusal(const Refused& refused, const std::string& client, const RequestHead* head) {
     metrics_.answered(std::nullopt, refused.status, 0);
     httplib::Response answer;
     set_error(answer, refused);
     std::string bytes = bytes_of(answer, "Connection: close");
-    note(client, head, refused.status, 0, bytes.size());
+    if (log_) log_->note_later(entry_of(client, head, refused.status, 0, bytes.size()));
     return bytes;
   }
 
-  void note(const std::string& client, const RequestHead* head, int status, double seconds,
-            std::size_t bytes_out) {
-    if (log_)
-      log_->note({.address = client,
-                  .method = head ? head->method : "",
-                  .path = head ? head->path : "",
-                  .status = status,
-                  .seconds = seconds,
-                  .bytes_out = bytes_out});
+  static AccessLog::Entry entry_of(std::string_view client, const RequestHead* head, int status,
+                                   double seconds, std::size_t bytes_out) {
+    return {.address = client,
+            .method = head ? std::string_view(head->method) : "",
+            .path = head ? std::string_view(head->path) : "",
+            .status = status,
+            .seconds = seconds,
+            .bytes_out = bytes_out};
   }
 
   // Why the head of a request alone is a reason to refuse it. Counts the request against the rate limit of
@@ -353,12 +354,12 @@ class HttpService::Server : private httplib::Server {
   std::optional<Refused> refused_at_once(const RequestHead& head, const std::string& client) {
     const std::string &method = head.method, &path = head.path;
     const bool asks_model = path.starts_with("/v1/");
-    if (guards_host_ && !sites_.names(head.host))
+    if (guards_host_ && !origins_.names(head.host))
       return Refused{403, "unknown_host",
                      fmt::format("the service is not known as {}; to give it a name besides localhost, start "
                                  "it with --allow-host NAME",
                                  head.host.substr(0, 100))};
-    if (asks_model && sites_.is_elsewhere(head))
+    if (asks_model && origins_.is_elsewhere(head))
       return Refused{403, "cross_site",
                      "a page of another site may not ask; if it is the service's own under a name that a "
                      "proxy has replaced, start the service with --allow-host NAME"};
@@ -439,7 +440,7 @@ class HttpService::Server : private httplib::Server {
   Metrics& metrics_;
   std::atomic<std::shared_ptr<const std::string>> token_;
   const Proxies proxies_;
-  const Sites sites_;
+  const Origins origins_;
   bool guards_host_ = false;  // refuse requests for names that are not the service's
   RateLimit limit_;
   std::unique_ptr<AccessLog> log_;

@@ -23,7 +23,7 @@ struct HttpOptions {
   double burst = 20;  ///< requests of an address that may come at once
   std::string log;    ///< file for AccessLog; "": none
   std::vector<std::string> proxies;  ///< addresses of trusted proxies (see Proxies)
-  std::vector<std::string> hosts;    ///< names of the service, without ports (see Sites)
+  std::vector<std::string> hosts;    ///< names of the service, without ports (see Origins)
 };
 
 class HttpService {

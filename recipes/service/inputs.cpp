@@ -7,9 +7,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "core/file.h"
+#include "core/json_text.h"
 #include "core/spelling.h"
 #include "core/text.h"
-#include "data/file.h"
 #include "data/image_transform.h"
 #include "recipes/service/base64.h"
 #include "recipes/service/multipart.h"
@@ -101,9 +102,9 @@ class Options {
           whole.substr(0, 64);  // a name may be as long as a body; nearest() would take too long
       std::vector<std::string_view> all{"text", "image"};
       all.insert(all.end(), known_.begin(), known_.end());
-      refuse("unknown_field", fmt::format("{}: {} has no such field; did you mean {}? There are {}",
-                                          json(name).dump(-1, ' ', false, json::error_handler_t::replace),
-                                          task_, nearest(name, all), fmt::join(all, ", ")));
+      refuse("unknown_field",
+             fmt::format("{}: {} has no such field; did you mean {}? There are {}", json_text(json(name)),
+                         task_, nearest(name, all), fmt::join(all, ", ")));
     }
   }
 
@@ -114,7 +115,7 @@ class Options {
     return found == given_.end() || found->is_null() ? nullptr : &*found;
   }
   static std::string shown(const json& value) {
-    const std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+    const std::string text = json_text(value, true);
     return text.size() <= 40 ? text : text.substr(0, 40) + "...";
   }
 

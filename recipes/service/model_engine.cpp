@@ -301,7 +301,7 @@ ModelEngine::~ModelEngine() {
 // Returns false after the last step of the batch.
 bool ModelEngine::compute_step(Round& round) {
   for (const auto& [name, layer] : layers_) layer->reset_statistics();
-  bool goes_on = false;
+  bool goes_on = false, everywhere = false;  // everywhere: every rank computes the whole batch
   switch (round.head.task) {
     case TaskKind::classify:
     case TaskKind::embed:
@@ -309,12 +309,13 @@ bool ModelEngine::compute_step(Round& round) {
       break;
     case TaskKind::caption:
       goes_on = compute_captions(round);
+      everywhere = true;
       break;
     case TaskKind::generate:
       goes_on = compute_images(round);
       break;
   }
-  if (round.head.experts) count_experts(round, !goes_on);
+  if (round.head.experts) count_experts(round, !goes_on, everywhere);
   round.head.begins = false;
   return goes_on;
 }
@@ -439,9 +440,10 @@ void ModelEngine::hand_out(const Round& round, std::span<Job* const> jobs) {
   }
 }
 
-// Adds the rows of this step; after the last step, sums over all ranks. Every rank writes all captions, so
-// their sum counts each row once per rank.
-void ModelEngine::count_experts(Round& round, bool done) {
+// Adds the rows of this step; after the last step, sums over all ranks. If every rank computes the whole
+// batch
+// (`everywhere`), the sum counts each row once per rank.
+void ModelEngine::count_experts(Round& round, bool done, bool everywhere) {
   Communicator& world = grid_.world();
   if (round.head.begins) std::ranges::fill(round.experts, 0);
   auto to = round.experts.begin();
@@ -449,7 +451,7 @@ void ModelEngine::count_experts(Round& round, bool done) {
     for (const Index rows : layer->statistics().used) *to++ += rows;
   if (!done || world.size() == 1) return;
   world.all_reduce(borrow(round.experts, DType::i64));
-  if (round.head.task == TaskKind::caption)
+  if (everywhere)
     for (Index& rows : round.experts) rows /= world.size();
 }
 

@@ -51,7 +51,7 @@ class ModelEngine : public Engine {
   bool compute_captions(Round& round);
   bool compute_images(Round& round);
   void hand_out(const Round& round, std::span<Job* const> jobs);
-  void count_experts(Round& round, bool done);
+  void count_experts(Round& round, bool done, bool everywhere);
 
   LoadedModel& model_;
   const ProcessGrid& grid_;

@@ -5,29 +5,18 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <span>
 
+#include "core/json_text.h"
 #include "core/text.h"
 #include "recipes/inference/image_grid.h"
+#include "recipes/inference/likeliest.h"
 #include "recipes/service/base64.h"
 
 namespace conclave::service {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Bytes that are not UTF-8 become replacement characters, so that the output is always valid JSON.
-std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
-
-// The classes of the answer: the query.top most probable ones, most probable first.
-std::vector<std::size_t> likeliest(const Query& query, const Answer& answer) {
-  std::vector<std::size_t> order(answer.probabilities.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::greater(), [&](std::size_t c) { return answer.probabilities[c]; });
-  order.resize(std::min(order.size(), static_cast<std::size_t>(query.top)));
-  return order;
-}
 
 std::string csv_field(std::string_view text) {
   std::string field = "\"";
@@ -68,11 +57,11 @@ std::string facts_text(const ModelFacts& model) {
   if (model.texts) facts["classifies"].push_back("text");
   if (model.images) facts["classifies"].push_back("image");
   facts["most_tokens"] = model.max_length;
-  return text_of(facts) + "\n";
+  return json_text(facts) + "\n";
 }
 
 std::string error_text(std::string_view code, std::string_view message) {
-  return text_of({{"error", {{"code", code}, {"message", message}}}}) + "\n";
+  return json_text(Json{{"error", {{"code", code}, {"message", message}}}}) + "\n";
 }
 
 std::string JsonWriter::write(const ModelFacts& model, const Query& query, const Answer& answer) const {
@@ -80,14 +69,9 @@ std::string JsonWriter::write(const ModelFacts& model, const Query& query, const
   if (!query.tokens.empty()) json["tokens"] = query.tokens.size();
   if (query.truncated) json["truncated"] = true;
   switch (query.task) {
-    case TaskKind::classify: {
-      const auto order = likeliest(query, answer);
-      json["class"] = model.class_names.at(order.front());
-      json["probability"] = answer.probabilities[order.front()];
-      for (const std::size_t c : order)
-        json["top"].push_back({{"class", model.class_names[c]}, {"probability", answer.probabilities[c]}});
+    case TaskKind::classify:
+      add_classes(json, answer.probabilities, model.class_names, query.top);
       break;
-    }
     case TaskKind::caption:
       json["caption"] = answer.caption;
       json["log_probability"] = answer.log_probability;
@@ -106,7 +90,7 @@ std::string JsonWriter::write(const ModelFacts& model, const Query& query, const
     json["experts"].push_back(
         {{"layer", model.layer_names[l]}, {"rows", std::vector(rows.begin(), rows.end())}});
   }
-  return text_of(json) + "\n";
+  return json_text(json) + "\n";
 }
 
 std::string CsvWriter::write(const ModelFacts& model, const Query& query, const Answer& answer) const {
@@ -114,7 +98,7 @@ std::string CsvWriter::write(const ModelFacts& model, const Query& query, const 
   switch (query.task) {
     case TaskKind::classify:
       text = "class,probability\r\n";
-      for (const std::size_t c : likeliest(query, answer))
+      for (const std::size_t c : likeliest(answer.probabilities, query.top))
         text += fmt::format("{},{}\r\n", csv_field(model.class_names.at(c)), answer.probabilities[c]);
       break;
     case TaskKind::caption:

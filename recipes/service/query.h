@@ -14,7 +14,7 @@
 #include "data/image.h"
 #include "recipes/inference/caption_options.h"
 #include "recipes/inference/sampler_options.h"
-#include "recipes/models/task_kind.h"
+#include "recipes/settings/task_kind.h"
 
 namespace conclave::service {
 

@@ -100,7 +100,8 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
            .target = std::string(target.starts_with('?') ? "/" : "").append(target),
            .path = decoded(target.substr(0, target.find('?')))};
   if (told_.path.empty()) told_.path = "/";
-  bool closes = false, stays = line.ends_with("1.1");
+  // HTTP/1.0's keep-alive would need an answer that names it; all that still speaks HTTP/1.0 copes without.
+  told_.closes = !line.ends_with("1.1");
   const auto wrong = [&](int status, const char* code,
                          const char* reason) {  // keep the first error, but read on for X-Forwarded-For
     if (status_ == 0) refuse(status, code, reason);
@@ -133,10 +134,7 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
     if (same_but_for_case(name, "sec-fetch-site")) told_.fetch_site = value;
     if (same_but_for_case(name, "x-forwarded-for"))
       told_.forwarded.append(told_.forwarded.empty() ? "" : ",").append(value);
-    if (same_but_for_case(name, "connection")) {
-      closes = closes || lists(value, "close");
-      stays = stays || lists(value, "keep-alive");
-    }
+    if (same_but_for_case(name, "connection")) told_.closes = told_.closes || lists(value, "close");
     if (same_but_for_case(name, "expect")) {
       if (!same_but_for_case(value, "100-continue"))
         wrong(417, "expectation", "Expect: only 100-continue is supported");
@@ -154,7 +152,6 @@ RequestFrame::State RequestFrame::read_head(std::string_view head) {
   if (hosts > 1 || (hosts == 0 && line.ends_with("1.1")))
     wrong(400, "bad_request", "an HTTP/1.1 request has one Host");
   if (!authority.empty()) told_.host = authority;
-  told_.closes = closes || !stays;
   body_ = length.value_or(0);
   if (body_ > limits_.body) wrong(413, "body_too_large", "the body is too large");
   return status_ == 0 ? State::complete : State::refused;

@@ -1,6 +1,9 @@
 #include "recipes/settings/federation.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "core/spelling.h"
@@ -122,8 +125,8 @@ const StrategyTraits* check_kind(const StrategyOptions& strategy, std::string_vi
   check.require(  // a plug-in's strategy may have a use for the bound
       strategy.norm_bound > 0 ? traits.needs_norms : strategy.name != "norm_bound",
       {"strategy.norm_bound", "strategy.name"},
-      "{} with {}: a norm above 0 is for norm_bound, which needs one", shown,
-      check.shown("strategy.norm_bound", strategy.norm_bound));
+      "{} with {}: a norm above 0 is for {}, and norm_bound needs one", shown,
+      check.shown("strategy.norm_bound", strategy.norm_bound), strategies_that(&StrategyTraits::needs_norms));
   return &traits;
 }
 
@@ -134,22 +137,31 @@ void check_strategy_of(const FederationSettings& settings, settings::Checker& ch
   if (settings.secure_aggregation.enabled)
     check.require(
         traits->works_on_sums(), {"strategy.name", "secure_aggregation.enabled"},
-        "{}: it {}; fedavg, fedprox, fedadam, fedyogi and fedadagrad go together with secure aggregation",
-        shown,
+        "{}: it {}; these go together with secure aggregation: {}", shown,
         traits->control_variate
             ? "needs exact control variates, which clip_norm would scale down together with the update"
         : traits->asynchronous
             ? "is asynchronous, and secure aggregation needs the updates of all sites in a round at the same "
               "time"
-            : "looks at each update, which secure aggregation hides");
+            : "looks at each update, which secure aggregation hides",
+        strategies_that(&StrategyTraits::works_on_sums));
   const FederationPrivacyTable& privacy = settings.privacy;
   const bool within_sites = RoundPrivacy{.unit = parse_privacy_unit(privacy.unit)}.is_within_sites();
-  check.require(!traits->proximal || !within_sites, {"strategy.name"},
-                "{}: with {} sites send the gradients of one step, which fedprox does not change", shown,
-                check.shown("privacy.unit", privacy.unit));
+  check.require(
+      !traits->proximal || !within_sites, {"strategy.name"},
+      "{}: with {} sites send the gradients of one step, taken at the global model, to which it has "
+      "nothing to pull them",
+      shown, check.shown("privacy.unit", privacy.unit));
 }
 
 }  // namespace
+
+std::string strategies_that(const std::function<bool(const StrategyTraits&)>& holds) {
+  std::vector<std::string> names;
+  std::ranges::copy_if(strategy_kinds(), std::back_inserter(names),
+                       [&](const std::string& name) { return holds(strategy_traits(name)); });
+  return fmt::format("{}", fmt::join(names, ", "));
+}
 
 FederationSettings read_federation(const std::string& path, const std::vector<std::string>& overrides) {
   auto settings = settings::parse<FederationSettings>(settings::file_text(path, nullptr), path, overrides);

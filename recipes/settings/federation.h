@@ -33,6 +33,10 @@ struct FederationTable {
   std::int64_t keep = 2;
 };
 
+/// The names of the strategies, those of loaded plug-ins too, for whose traits `holds` is true: as messages
+/// list them.
+std::string strategies_that(const std::function<bool(const StrategyTraits&)>& holds);
+
 /// How sites' updates become the next global model; see federated/strategies/strategy.h.
 struct StrategyTable {
   StrategyOptions options;  ///< with the number of sites or clients, once read; without a folder

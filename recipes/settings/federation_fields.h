@@ -1,3 +1,4 @@
+// The tables of federation.toml, site.toml and simulation.toml, as recipe_fields.h has those of recipes.
 #pragma once
 
 #include "recipes/settings/federation.h"

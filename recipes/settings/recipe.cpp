@@ -1,10 +1,8 @@
 #include "recipes/settings/recipe.h"
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 
+#include "core/file.h"
 #include "parallel/communicator.h"
 #include "recipes/settings/recipe_fields.h"
 #include "recipes/settings/recipe_text.h"
@@ -45,14 +43,11 @@ std::string settings::file_text(const std::string& path, Communicator* world) {
     throw RecipeError(fmt::format("{}: no such file{}", path, recipes_near(path)));
   if (std::filesystem::is_directory(status))
     throw RecipeError(fmt::format("{}: is a folder, not a recipe{}", path, recipes_near(path)));
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw RecipeError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
-  std::string text(settings::kMostBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (file.bad()) throw RecipeError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
-  text.resize(static_cast<std::size_t>(file.gcount()));
-  return text;
+  try {
+    return read_file(path, "", settings::kMostBytes);
+  } catch (const Error& problem) {
+    throw RecipeError(problem.what());
+  }
 }
 
 Recipe parse_recipe(const std::string& text, const std::string& name,

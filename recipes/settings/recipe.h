@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "recipes/corpus/data_sources.h"
-#include "recipes/models/task_kind.h"
+#include "recipes/settings/data_sources.h"
+#include "recipes/settings/task_kind.h"
 
 namespace conclave {
 
@@ -102,10 +102,13 @@ struct TasksRecipe {
       if (task.trained() && weight(task.kind) > 0) tasks.push_back(task.kind);
     return tasks;
   }
-  /// Some task learns from pairs of an image and a caption.
-  bool read_captions() const {
-    return std::ranges::any_of(trained(), [](TaskKind task) { return traits_of(task).captions; });
+  /// Some trained task has this trait: trains(&TaskTraits::draws).
+  template <class Trait>
+  bool trains(const Trait& trait) const {
+    return std::ranges::any_of(trained(), [&](TaskKind task) { return std::invoke(trait, traits_of(task)); });
   }
+  /// Some task learns from pairs of an image and a caption.
+  bool read_captions() const { return trains(&TaskTraits::captions); }
 };
 
 /// How images are generated.
@@ -240,7 +243,14 @@ struct Recipe {
   CheckpointRecipe checkpoint;
 
   /// Some task reads or writes texts.
-  bool has_texts() const { return tasks.read_captions() || (tasks.classify > 0 && data.has_texts()); }
+  bool has_texts() const {
+    return tasks.trains([&](const TaskTraits& task) { return task.captions || data.has_texts(); });
+  }
+  /// Some task is shown images. A task that draws is not.
+  bool shows_images() const {
+    return tasks.trains(
+        [&](const TaskTraits& task) { return !task.draws && (task.captions || data.has_images()); });
+  }
 
   /// Where each key was given, for messages: "moe.experts" -> "recipes/quick.toml:7" or
   /// "--set moe.experts=16". A key left to its default is absent.

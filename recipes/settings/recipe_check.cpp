@@ -10,8 +10,8 @@
 #include "data/glue.h"
 #include "parallel/moe/balancer.h"
 #include "parallel/moe/mixed_experts.h"
-#include "recipes/corpus/data_sources.h"
-#include "recipes/models/image_encoder.h"
+#include "recipes/settings/data_sources.h"
+#include "recipes/settings/image_block.h"
 #include "recipes/settings/recipe.h"
 #include "recipes/settings/recipe_fields.h"
 #include "recipes/settings/recipe_text.h"
@@ -182,18 +182,21 @@ void check_modalities(const Recipe& recipe, Checker& check) {
   const TasksRecipe& tasks = recipe.tasks;
   check.require(!tasks.trained().empty(), {"tasks.classify", "tasks.caption", "tasks.generate"},
                 "[tasks] has none with a weight above 0");
-  check.require(
-      tasks.caption == 0 || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
-      {"moe.router", "tasks.caption"},
-      "{} looks at later words, which captions have to predict; set moe.router to \"linear\"",
-      check.shown("moe.router", recipe.moe.router));
-  check.require(tasks.caption == 0 || recipe.moe.gate == "top_k", {"moe.gate", "tasks.caption"},
-                "{} looks at later words, which captions have to predict; set moe.gate to \"top_k\"",
-                check.shown("moe.gate", recipe.moe.gate));
-  check.require(!tasks.read_captions() || data.has_images(),
-                {"tasks.caption", "tasks.generate", "data.source", "data.inputs"},
-                "tasks.caption and tasks.generate are for data with images, of which {}{} has none", source,
-                data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
+  for (const TaskKind task : tasks.trained()) {
+    const std::string key = fmt::format("tasks.{}", name_of(task));
+    const std::string shown = check.shown(key, tasks.weight(task));
+    const bool causal = traits_of(task).causal;
+    check.require(!causal || (recipe.moe.router != "attention" && recipe.moe.router != "attention_token"),
+                  {"moe.router", key},
+                  "{} looks at later words, which {} has to predict; set moe.router to \"linear\"",
+                  check.shown("moe.router", recipe.moe.router), shown);
+    check.require(!causal || recipe.moe.gate == "top_k", {"moe.gate", key},
+                  "{} looks at later words, which {} has to predict; set moe.gate to \"top_k\"",
+                  check.shown("moe.gate", recipe.moe.gate), shown);
+    check.require(!traits_of(task).captions || data.has_images(), {key, "data.source", "data.inputs"},
+                  "{} is for data with images, of which {}{} has none", shown, source,
+                  data.may_have_both() ? ", " + check.shown("data.inputs", data.inputs) + "," : "");
+  }
   const auto for_texts = [&](std::string_view key, auto value, bool has_texts) {
     check.require(has_texts || value == 0, {key, "data.source"}, "{} is for texts, of which {} has none",
                   check.shown(key, value), source);
@@ -287,10 +290,11 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   refuse(recipe.has_texts() && train.start_from.empty(), "train.start_from", train.start_from,
          "the tokenizer would be learned from the training texts, without noise",
          "name a model of public texts, whose tokenizer and weights are then the start");
-  refuse(recipe.tasks.caption > 0, "tasks.caption", recipe.tasks.caption,
-         "it is for tasks.classify alone, so far", "set it to 0");
-  refuse(recipe.tasks.generate > 0, "tasks.generate", recipe.tasks.generate,
-         "it is for tasks.classify alone, so far", "set it to 0");
+  for (const TaskKind task : recipe.tasks.trained())
+    refuse(!traits_of(task).losses_per_example, fmt::format("tasks.{}", name_of(task)),
+           recipe.tasks.weight(task),
+           fmt::format("it is for {} alone, so far", quoted_or(tasks_that(&TaskTraits::losses_per_example))),
+           "set it to 0");
   refuse(data_source(recipe.data.source).shares_images, "data.source", recipe.data.source,
          "a photograph is in as many examples as it has captions",
          "use data in which each record is one example");

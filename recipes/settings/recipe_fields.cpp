@@ -3,7 +3,7 @@
 // show` and the check of limits all use this list.
 #include "recipes/settings/recipe_fields.h"
 
-#include "recipes/corpus/data_sources.h"
+#include "recipes/settings/data_sources.h"
 
 namespace conclave::settings {
 

@@ -1,3 +1,5 @@
+// The tables of a recipe, with the fields of each: what it means, its unit and its limits. The one list that
+// the reader, the checks, `conclave recipe show` and error messages use.
 #pragma once
 
 #include "recipes/settings/recipe.h"

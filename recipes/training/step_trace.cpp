@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "data/file.h"
+#include "core/file.h"
 #include "recipes/metrics/metrics_writer.h"
 
 namespace conclave {

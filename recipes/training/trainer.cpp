@@ -7,8 +7,8 @@
 #include "data/bigrams.h"
 #include "recipes/models/loaded_model.h"
 #include "recipes/models/model_state.h"
+#include "recipes/models/use_precision.h"
 #include "recipes/training/trained_task.h"
-#include "recipes/training/use_precision.h"
 
 namespace conclave {
 Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironment environment)

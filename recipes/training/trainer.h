@@ -21,11 +21,11 @@
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "parallel/data_parallel.h"
 #include "recipes/evaluation/evaluator.h"
-#include "recipes/federated/site_terms.h"
 #include "recipes/settings/recipe.h"
 #include "recipes/training/private_training.h"
 #include "recipes/training/run_folder.h"
 #include "recipes/training/run_ledger.h"
+#include "recipes/training/site_terms.h"
 #include "recipes/training/step_sums.h"
 #include "recipes/training/training_log.h"
 

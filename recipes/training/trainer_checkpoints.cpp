@@ -4,7 +4,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
-#include "federated/sha256.h"
 #include "recipes/models/integer_state.h"
 #include "recipes/models/loaded_model.h"
 #include "recipes/models/model_state.h"
@@ -54,25 +53,10 @@ void Trainer::resume() {
           optimizer_.has_average() ? "it has no moving average of its weights"
                                    : "its weights are a moving average");
   // Keys that differ explain what the checkpoint lacks, so they are compared first.
-  std::string changed, incomparable;
+  const Recipe there = parse_recipe(reader.state().recipe, environment_.resume + ":/state/recipe");
+  const std::string changed = fmt::format("{}", fmt::join(changed_keys(there, recipe_), ", "));
   try {
-    const std::string name = environment_.resume + ":/state/recipe";
-    changed =
-        fmt::format("{}", fmt::join(changed_keys(parse_recipe(reader.state().recipe, name), recipe_), ", "));
-  } catch (const RecipeError& error) {  // for example an earlier version's
-    incomparable = error.what();
-  }
-  // Earlier versions averaged the weights without their buffers, which then serve for both.
-  std::vector<TensorEntry> stored = entries_;
-  std::vector<const Buffer*> without_average;
-  for (const Buffer* buffer : parameters_.buffers())
-    if (const std::string name = tensor_path("optimizer/trained", buffer->name);
-        optimizer_.has_average() && !buffer->on_host && !reader.has(name)) {
-      without_average.push_back(buffer);
-      std::erase_if(stored, [&](const TensorEntry& entry) { return entry.name == name; });
-    }
-  try {
-    reader.expect(stored);
+    reader.expect(entries_);
   } catch (const Error& error) {
     if (changed.empty()) throw;
     fail(
@@ -80,8 +64,7 @@ void Trainer::resume() {
         "its weights by train.start_from",
         error.what(), changed);
   }
-  reader.load(stored);
-  for (const Buffer* buffer : without_average) buffer->values.copy_from(optimizer_.average(*buffer));
+  reader.load(entries_);
   // A run with privacy goes on with its mark. One without does not make what was spent undone.
   privacy_before_ =
       (privacy_ ? metadata.value("privacy_before", nlohmann::json::array()) : privacy_before(metadata))
@@ -94,26 +77,21 @@ void Trainer::resume() {
     require(spent.has_value(),
             "{}: it was trained without privacy, which cannot be added afterwards; start a new run",
             environment_.resume);
-    require(spent->count && spent->noise_multiplier && spent->sampling_rate,
+    require(spent->count && spent->noise_multiplier && spent->sampling_rate && !spent->name.empty(),
             "{}: it does not say how many steps with which noise have spent privacy, as a site's model of a "
             "federation, whose ledger has that; begin a run with its weights by train.start_from",
             environment_.resume);
-    const std::string unit = spent->unit.empty() ? "record" : spent->unit;
-    require(unit == recipe_.privacy.unit,
+    require(spent->unit == recipe_.privacy.unit,
             "{}: its unit of privacy was a {}, and that of later steps would be a {}; resume with the recipe "
             "and the data as they were",
-            environment_.resume, unit, recipe_.privacy.unit);
+            environment_.resume, spent->unit, recipe_.privacy.unit);
     require(*spent->noise_multiplier == privacy_->noise_multiplier() &&
                 *spent->sampling_rate == privacy_->sampling_rate(),
             "{}: its steps had noise of {} and a sampling rate of {}, and later steps would have {} and {}; "
             "resume with the recipe and the data as they were",
             environment_.resume, *spent->noise_multiplier, *spent->sampling_rate,
             privacy_->noise_multiplier(), privacy_->sampling_rate());
-    std::string name = spent->name;
-    // Earlier versions gave no name. A name from the file lets a ledger recognize the steps when the same
-    // checkpoint is resumed again.
-    if (name.empty()) name = from_first(grid_.world(), [&] { return sha256_of(environment_.resume); });
-    privacy_->go_on_from(*spent->count, name);
+    privacy_->go_on_from(*spent->count, spent->name);
   }
   auto told = nlohmann::json::object();
   for (const char* what : {"metrics", "routing", "measured_at"})
@@ -145,8 +123,6 @@ void Trainer::resume() {
         "checkpoint's run had left over",
         recipe_.run.seed, seed));
   if (!changed.empty()) log_.say(fmt::format("the recipe is not that checkpoint's: {}", changed));
-  if (!incomparable.empty())
-    log_.say(fmt::format("warning: this recipe cannot be compared with the checkpoint's: {}", incomparable));
   require(step_ <= total_steps_, "{}: it is at step {}, but {} gives {} steps in all; set that to more",
           environment_.resume, step_,
           recipe_.train.steps > 0 ? "train.steps"
@@ -156,7 +132,7 @@ void Trainer::resume() {
   if (step_ == total_steps_) log_.say("no steps are left; what follows is measured on the model as it is");
 }
 
-// `known` is what a checkpoint says of its training data; earlier versions' say nothing.
+// `known` is what a checkpoint says of its training data; those of private runs say nothing.
 void Trainer::warn_of_other_data(const nlohmann::json& known) {
   for (const TrainedTask& one : tasks_) {
     const auto found = known.find(one.task->name());

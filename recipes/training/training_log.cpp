@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "core/print_line.h"
 #include "recipes/evaluation/expert_table.h"
 #include "recipes/settings/recipe_text.h"
 #include "recipes/training/step_sums.h"
@@ -11,7 +12,7 @@
 namespace conclave {
 
 void warn_unsaved(std::int64_t step, const std::string& why) {
-  fmt::print(stderr, "conclave: warning: step {} was not saved: {}\n", step, why);
+  warn("step ", std::to_string(step), " was not saved: ", why);
 }
 
 TrainingLog::TrainingLog(const Recipe& recipe, Model& model, Communicator& world,
@@ -50,7 +51,7 @@ void TrainingLog::describe(const Task& task, const Corpus& corpus, const TaskSpl
                     splits.validation.size() > 0 ? "test"
                     : splits.test.size() > 0     ? "validation"
                                                  : "validation and no test"));
-  if (&task == model_.classifier() && corpus.class_names.size() == 1)
+  if (traits_of(task.kind()).classes && corpus.class_names.size() == 1)
     say(fmt::format("warning: \"{}\" is the only class; there is nothing to tell apart",
                     recipe_text::readable(corpus.class_names[0])));
 }

@@ -3,7 +3,7 @@
 #include <catch2/catch.hpp>
 #include <memory>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;

@@ -4,7 +4,7 @@
 #include <catch2/catch.hpp>
 #include <set>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/fixtures/image_fixture.h"
 

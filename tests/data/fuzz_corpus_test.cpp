@@ -2,7 +2,7 @@
 #include <filesystem>
 #include <string>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "tests/fuzz/checkpoint.h"
 #include "tests/fuzz/service.h"
 #include "tests/fuzz/targets.h"

@@ -3,7 +3,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "data/stable_bucket.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/fixtures/image_fixture.h"

@@ -6,7 +6,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/fixtures/fixture.h"
 #include "tests/fixtures/image_fixture.h"

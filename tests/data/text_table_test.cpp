@@ -3,8 +3,8 @@
 #include <catch2/catch.hpp>
 #include <set>
 
+#include "core/file.h"
 #include "core/random.h"
-#include "data/file.h"
 #include "tests/data/temporary_directory.h"
 
 using namespace conclave;

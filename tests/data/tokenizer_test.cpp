@@ -6,8 +6,8 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 
+#include "core/file.h"
 #include "core/random.h"
-#include "data/file.h"
 #include "data/wordnet.h"
 #include "tests/data/full_disk.h"
 #include "tests/data/temporary_directory.h"

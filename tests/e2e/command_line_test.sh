@@ -16,10 +16,10 @@ if [[ $output == *"=[]"* ]]; then
 fi
 
 says "Usage: conclave serve" "--token-file" "--max-batch"
-# Names of earlier versions, and '_' in place of '-', are accepted; values are left alone.
-conclave 1 serve /nonexistent --token_file=a_b --most_batch 4 --max_waiting 4 --most-body=1000
+# '_' is accepted in place of '-' in the names of options; values are left alone.
+conclave 1 serve /nonexistent --token_file=a_b --max_batch 4 --max-waiting 4 --max_body=1000
 says "a_b: cannot be opened"
-conclave 2 serve /nonexistent --most_batch 0
+conclave 2 serve /nonexistent --max_batch 0
 says "--max-batch"
 conclave 1 predict /nonexistent --top=1 -- --a_text
 says /nonexistent
@@ -34,6 +34,25 @@ says "--top: must be above 0, and is 0" "See conclave predict --help"
 # If the output cannot be written, the command fails.
 expect 1 bash -c "$(printf '%q' "$CONCLAVE_PROGRAM") recipe show $(printf '%q' "$quick") >/dev/full"
 says "not all output could be written"
+# A message that cannot be written is lost; the exit status is not.
+silent() {
+  local wanted=$1
+  shift
+  expect "$wanted" bash -c '"$@" 2>/dev/full' -- "$CONCLAVE_PROGRAM" "$@"
+}
+mkdir torn
+touch torn/step-00000001.h5
+conclave 1 inspect torn
+says "warning: skipped checkpoint torn/step-00000001.h5" "no whole checkpoint"
+silent 1 inspect torn
+silent 1 predict torn
+silent 2 recipe check /nonexistent.toml
+silent 2 trian
+expect 1 bash -c '"$@" >/dev/full 2>&1' -- "$CONCLAVE_PROGRAM" recipe show "$quick"
+# A command that a signal ends in order also goes on without a reader of its messages.
+# shellcheck disable=SC2016  # the inner shell expands it
+expect 2 bash -c '{ sleep 0.2; "$@" 2>&1; } | true; exit "${PIPESTATUS[0]}"' -- \
+  "$CONCLAVE_PROGRAM" train /nonexistent.toml
 conclave 2 train
 conclave 2 eval somewhere --split tset
 conclave 2 serve somewhere --tasks classify,sing

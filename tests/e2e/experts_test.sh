@@ -45,7 +45,7 @@ grep -q '"test/domain_ratio":.*"test/layers.1.moe/domain_ratio":' runs/medical/m
 # With a table of the user, there is no domain, nor anything else that only WordNet has.
 printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
 conclave 0 eval runs/medical --data own.csv
-says '"data":"own.csv"' '"texts":2'
+says '"data":"own.csv"' '"examples":2'
 conclave 1 train "$CONCLAVE_SOURCE/recipes/medical.toml" --set data.domain="medicine, noun.bodi"
 says "data.domain: \`noun.bodi\`" "near it are: noun.body, "
 

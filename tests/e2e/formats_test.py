@@ -60,7 +60,7 @@ def glue():
     for measure in ("pearson", "spearman"):
         assert -1 <= one[measure] <= 1 and abs(one[measure] - two[measure]) < 1e-3, (one, two)
     said = json.loads(run([PROGRAM, "eval", "mnli1", "--set=data.task=mnli_mismatched"]).splitlines()[-1])
-    assert said["texts"] == 25, said
+    assert said["examples"] == 25, said
     said = run([PROGRAM, "predict", "mnli1", "a cat\tsat", "a cat\tran on the mat"])
     one, other = (json.loads(line) for line in said.splitlines())
     assert one["text"] == "a cat\tsat" and one["probability"] != other["probability"], said
@@ -72,7 +72,7 @@ def glue():
     # A table of one's own has none of GLUE's measures.
     Path("own.csv").write_text("text,label\na cat,acceptable\nthe mat,unacceptable\n")
     said = json.loads(run([PROGRAM, "eval", "cola1", "--data", "own.csv"]).splitlines()[-1])
-    assert said["texts"] == 2 and "accuracy" in said and "matthews" not in said, said
+    assert said["examples"] == 2 and "accuracy" in said and "matthews" not in said, said
 
     with open("glue/CoLA/train.tsv", "a") as file:
         file.write("gj04\t1\n")
@@ -160,7 +160,7 @@ def coco():
     assert all(reference not in ("cat", "dog") for line in said[:-1] for reference in line["references"]), said
     for count, arguments in ((8, ["coco1"]), (8, ["said1"]), (24, ["said1", "--task=caption"])):
         said = json.loads(run([PROGRAM, "eval", *arguments]).splitlines()[-1])
-        assert said["texts"] == count, (arguments, said)
+        assert said["examples"] == count, (arguments, said)
     Path("coco/val2017/000000000003.jpg").unlink()
     train("coco_label.toml", "missing", *options, ranks=(1,), status=1, says=["coco/val2017/000000000003.jpg: cannot"])
 

@@ -15,7 +15,7 @@ says '"split":"validation"'
 # Texts of the user, of some of the model's classes and in another order.
 printf 'text,label\n"the act of running",noun.act\n"a large domesticated animal",noun.animal\n' >own.csv
 conclave 0 eval "$CONCLAVE_TRAINED" --data own.csv --classes --set data.parts=4
-says '"data":"own.csv"' '"texts":2' '{"class":"noun.act","examples":1,' '{"class":"noun.animal","examples":1,'
+says '"data":"own.csv"' '"examples":2' '{"class":"noun.act","examples":1,' '{"class":"noun.animal","examples":1,'
 (($(wc -l <<<"$output") == 27))
 reversed=$(sed -n '1p;3p;2p' own.csv) one=$(grep -o '"loss":[0-9.]*' <<<"$output")
 printf '%s\n' "$reversed" >own.csv

@@ -187,7 +187,7 @@ TEST_CASE("AllowList: adds, removes and reads certificates, and refuses malforme
   const TemporaryDirectory folder;
   const std::filesystem::path at = folder.path();
   const AllowList list(at / "sites.txt");
-  CHECK_THROWS_WITH(list.read(), Catch::Contains("cannot be read"));
+  CHECK_THROWS_WITH(list.read(), Catch::Contains("cannot be opened"));
   const std::string one(64, '1'), two(64, '2'), three(64, '3');
   list.add("north", one);
   list.add("south", two);

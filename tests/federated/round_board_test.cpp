@@ -460,24 +460,6 @@ TEST_CASE_METHOD(AsynchronousFixture, "RoundBoard: after a restart asynchronous 
   CHECK(after.begin_upload("north", offered) != nullptr);
 }
 
-TEST_CASE("RoundBoard: reads updates of a database from before fedbuff") {
-  const TemporaryDirectory folder;
-  Database database(folder.path() + "/rounds.sqlite");
-  database.run(
-      "CREATE TABLE updates(round INTEGER, site TEXT, examples REAL, metrics TEXT, tokens TEXT, digest TEXT,"
-      " arrived TEXT DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY(round, site))");
-  database.run(
-      "INSERT INTO updates(round, site, examples, metrics, tokens, digest) VALUES(1, 'north', 10, '{}', "
-      "'[]', 'd')");
-  for (int start = 0; start < 2; ++start) {
-    RoundBoard board(folder.path(), database);
-    const auto updates = board.updates_of(1);
-    REQUIRE(updates.size() == 1);
-    CHECK((updates[0].site == "north" && updates[0].examples == 10 && updates[0].turn == 1 &&
-           updates[0].base == 1));
-  }
-}
-
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: an assignment that could not be stored is stored the next time") {
   const auto next = [&] { return board.next("north", 0, [] { return false; }).work; };
   database.run("ALTER TABLE assigned RENAME TO elsewhere");
@@ -503,18 +485,13 @@ TEST_CASE_METHOD(BoardFixture, "RoundBoard: the method of a round is on record")
   CHECK((!board.method_of(plan.round)->asynchronous && board.method_of(plan.round)->secure));
 }
 
-TEST_CASE("RoundBoard: rounds before the record of methods have none") {
+TEST_CASE("RoundBoard: a database of another layout is refused by name") {
   const TemporaryDirectory folder;
-  Database database(folder.path() + "/rounds.sqlite");
-  database.run("CREATE TABLE models(round INTEGER PRIMARY KEY, digest TEXT)");
-  database.run("INSERT INTO models VALUES(1, 'd')");
-  const std::string model = folder.write("model", "a model");
-  for (int start = 0; start < 2; ++start) {
-    RoundBoard board(folder.path(), database);
-    CHECK_FALSE(board.method_of(1));
-    board.open({.round = 2, .rounds = 5, .model = model, .digest = digest_of(model), .strategy = "median"});
-    CHECK(board.method_of(2)->strategy == "median");
-  }
+  const std::string path = folder.path() + "/rounds.sqlite";
+  Database database(path);
+  database.run("CREATE TABLE updates(round INTEGER, site TEXT, PRIMARY KEY(round, site))");
+  CHECK_THROWS_WITH(RoundBoard(folder.path(), database),
+                    Catch::Matchers::Contains(path) && Catch::Matchers::Contains("turn"));
 }
 
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: updates of another length are asked for again") {

@@ -85,20 +85,6 @@ TEST_CASE("RoundRecord: a round has one sum, and numbers of attempts rise, also 
   CHECK_NOTHROW(RoundRecord(folder.path(), 5).note_sent(1));  // rounds are apart
 }
 
-TEST_CASE("RoundRecord: a round that was unmasked by an earlier version stays over") {
-  const TemporaryDirectory folder;
-  {
-    Database database(folder.path() + "/unmasked.sqlite");
-    database.run("CREATE TABLE unmasked(round INTEGER PRIMARY KEY, sites TEXT, made TEXT DEFAULT '')");
-    database.run("INSERT INTO unmasked(round, sites) VALUES(0, 'east, north, south')");
-  }
-  CHECK_THROWS_WITH(RoundRecord(folder.path(), 0).check_may_join(1), Contains("helped to unmask one before"));
-  RoundRecord record(folder.path(), 1);
-  record.note_sent(1);
-  record.note_unmasked(1);
-  CHECK_THROWS_AS(record.check_may_join(2), Error);
-}
-
 // Seven sites, of which four must stay and one colludes. With the sums over 1, 2, 3, c, 4, 5 and 4, 5, 6, c,
 // 2, 3, the coordinator would know the difference of 1 and 6.
 TEST_CASE("RoundRecord: two attempts among overlapping sites expose no update") {

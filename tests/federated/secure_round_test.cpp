@@ -320,23 +320,6 @@ TEST_CASE("SecureRound: a site with a wrong signature drops out and the others g
   CHECK(std::isinf(other.epsilon(1)));
 }
 
-TEST_CASE("SecureRound: a sum recorded without delta counts, but its privacy is unknown") {
-  const TemporaryDirectory folder;
-  Database database(folder.path() + "/rounds.sqlite");
-  database.run("CREATE TABLE secure_attempts(number INTEGER PRIMARY KEY, round INTEGER, unmasked INTEGER)");
-  database.run("CREATE TABLE secure_noise(number INTEGER PRIMARY KEY, noise REAL, rate REAL, unit TEXT)");
-  database.run("INSERT INTO secure_attempts VALUES(1, 0, 1)");
-  database.run("INSERT INTO secure_noise VALUES(1, 1, 1, 'site')");
-  RoundBoard board(folder.path(), database);
-  const SecureRound round(folder.path(), database, board,
-                          {.enabled = true,
-                           .federation = "test",
-                           .privacy = {.unit = RoundPrivacy::Unit::site, .noise_multiplier = 1}},
-                          [](const auto&) {});
-  CHECK_FALSE(round.privacy_of(0));
-  CHECK(round.epsilon() == Approx(epsilon_of({1, 1, 1}, 1e-5, kAccountant)));
-}
-
 TEST_CASE("SecureRound: unmasked rounds are counted once each, within bounds") {
   const TemporaryDirectory folder;
   Database database(":memory:");

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/clock.h"
-#include "data/file.h"
+#include "core/file.h"
 #include "federated/transport/rate_limited_log.h"
 #include "federated/transport/upload_trial.h"
 #include "tests/data/temporary_directory.h"

@@ -1,8 +1,8 @@
 // Arbitrary bytes as messages, to the coordinator and to a site (more of them: tests/fuzz/corpus/transport).
 #include <catch2/catch.hpp>
 
+#include "core/file.h"
 #include "core/random.h"
-#include "data/file.h"
 #include "federated/transport/site.h"
 #include "tests/data/temporary_directory.h"
 #include "tests/fuzz/transport.h"

@@ -1,4 +1,5 @@
 #include "recipes/models/image_encoder.h"
+#include "recipes/settings/image_block.h"
 
 #include <catch2/catch.hpp>
 #include <vector>

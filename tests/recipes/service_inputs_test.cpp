@@ -4,7 +4,7 @@
 #include <future>
 #include <nlohmann/json.hpp>
 
-#include "data/file.h"
+#include "core/file.h"
 #include "recipes/service/base64.h"
 
 namespace conclave::service {

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
+#include "recipes/inference/likeliest.h"
 #include "recipes/service/base64.h"
 
 namespace conclave::service {
@@ -31,6 +32,16 @@ TEST_CASE("classes are listed from the most probable on, in JSON and in CSV", "[
   CHECK(nlohmann::json::parse(written("json", cut, answer))["truncated"] == true);
   CHECK(json["experts"][1] == nlohmann::json{{"layer", "layers.1.moe"}, {"rows", {3, 0}}});
   CHECK(written("csv", query, answer) == "class,probability\r\n\"b, \"\"quoted\"\"\",0.5\r\n\"a\",0.25\r\n");
+}
+
+TEST_CASE("of equally probable classes, the first ones are listed", "[service]") {
+  const std::vector<std::string> names{"a", "b", "c", "d"};
+  nlohmann::ordered_json json;
+  add_classes(json, std::vector{0.125, 0.375, 0.125, 0.375}, names, 3);
+  CHECK(json["class"] == "b");
+  REQUIRE(json["top"].size() == 3);
+  for (const auto& [place, name] : {std::pair(0, "b"), {1, "d"}, {2, "a"}})
+    CHECK(json["top"][place]["class"] == name);
 }
 
 TEST_CASE("generated images are one PNG, or several in JSON", "[service]") {

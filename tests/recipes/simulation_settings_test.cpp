@@ -35,6 +35,22 @@ TEST_CASE("a strategy that is not known is refused, unless a plug-in may bring i
   CHECK_THROWS_WITH(read({"strategy.norm_bound=1"}), Contains("norm above 0 is for norm_bound"));
 }
 
+TEST_CASE("secure aggregation names the strategies that it works with, as their traits say") {
+  std::string message;
+  try {
+    read_federation(std::string(CONCLAVE_SOURCE) + "/recipes/federations/wordnet.toml",
+                    {"strategy.name=median", "secure_aggregation.enabled=true"});
+  } catch (const RecipeError& error) {
+    message = error.what();
+  }
+  CHECK_THAT(message, Contains("looks at each update"));
+  const std::string list = message.substr(message.find("together with secure aggregation:"));
+  for (const std::string& kind : strategy_kinds()) {
+    CAPTURE(kind);
+    CHECK((list.find(kind) != std::string::npos) == strategy_traits(kind).works_on_sums());
+  }
+}
+
 TEST_CASE("keys of simulations and of recipes are separated by their table") {
   std::vector<std::string> overrides{"simulation.clients=9", "model.hidden=8", "client_privacy.epsilon=1",
                                      "privacy.epsilon=1"};

@@ -10,11 +10,11 @@
 
 namespace conclave::service {
 
-class Sites {
+class Origins {
  public:
   /// `names`: names of the service besides localhost, 127.0.0.1, [::1] and `listens`, without ports. Throws
   /// Error where one of them is no name.
-  Sites(const std::vector<std::string>& names, const std::string& listens);
+  Origins(const std::vector<std::string>& names, const std::string& listens);
 
   /// Whether `host`, a Host header with or without a port, names the service. A page whose own name was made
   /// to resolve to this machine (DNS rebinding) sends that name. True for "": browsers always send a Host.

@@ -1,4 +1,4 @@
-#include "recipes/training/use_precision.h"
+#include "recipes/models/use_precision.h"
 
 #include "core/precision.h"
 

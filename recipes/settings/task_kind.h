@@ -5,14 +5,17 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace conclave {
 
-/// A new task needs a row in find_traits() below; the compiler then names every other place that decides by
-/// task. `embed` is not trained: a service answers it with the features of a classifier.
+/// A new task needs a row in find_traits() below; the compiler then names every `switch` that decides by task
+/// (the README lists the other places). `embed` is not trained: a service answers it with the features of a
+/// classifier.
 enum class TaskKind : std::uint8_t { classify, caption, generate, embed };
 
 /// Inputs of a query to a task.
@@ -31,6 +34,11 @@ struct TaskTraits {
   TaskInput input;  ///< of a query
   bool steps;       ///< the service answers it in many steps instead of one
   bool draws;       ///< its answers are images
+  /// Each example has one loss, which nothing of other examples changes, and uses each weight once: private
+  /// training and simulated clients can do the task.
+  bool losses_per_example;
+  bool classes;  ///< its answers are classes of the examples, by which it is measured
+  bool causal;   ///< it predicts each token from those before it, which nothing may show it
 
   constexpr bool trained() const { return head == kind; }
 };
@@ -45,7 +53,10 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .captions = false,
                         .input = TaskInput::as_model,
                         .steps = false,
-                        .draws = false};
+                        .draws = false,
+                        .losses_per_example = true,
+                        .classes = true,
+                        .causal = false};
     case TaskKind::caption:
       return TaskTraits{.kind = task,
                         .name = "caption",
@@ -53,7 +64,10 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .captions = true,
                         .input = TaskInput::image,
                         .steps = true,
-                        .draws = false};
+                        .draws = false,
+                        .losses_per_example = false,
+                        .classes = false,
+                        .causal = true};
     case TaskKind::generate:
       return TaskTraits{.kind = task,
                         .name = "generate",
@@ -61,7 +75,10 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .captions = true,
                         .input = TaskInput::text,
                         .steps = true,
-                        .draws = true};
+                        .draws = true,
+                        .losses_per_example = false,
+                        .classes = false,
+                        .causal = false};
     case TaskKind::embed:
       return TaskTraits{.kind = task,
                         .name = "embed",
@@ -69,7 +86,10 @@ constexpr std::optional<TaskTraits> find_traits(TaskKind task) {
                         .captions = false,
                         .input = TaskInput::as_model,
                         .steps = false,
-                        .draws = false};
+                        .draws = false,
+                        .losses_per_example = false,
+                        .classes = false,
+                        .causal = false};
   }
   return std::nullopt;
 }
@@ -88,6 +108,15 @@ inline constexpr std::array<TaskTraits, kTaskCount> kAllTasks =
 (std::make_index_sequence<kTaskCount>());
 inline constexpr const TaskTraits& traits_of(TaskKind task) {
   return kAllTasks[static_cast<std::size_t>(task)];
+}
+
+/// The names of the tasks for whose traits `holds` is true.
+template <class Predicate>
+std::vector<std::string_view> tasks_that(const Predicate& holds) {
+  std::vector<std::string_view> names;
+  for (const TaskTraits& task : kAllTasks)
+    if (std::invoke(holds, task)) names.push_back(task.name);
+  return names;
 }
 
 /// Indexed by TaskKind.

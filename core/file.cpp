@@ -1,11 +1,11 @@
-#include "data/file.h"
+#include "core/file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <random>
 
@@ -24,32 +24,34 @@ struct Descriptor {
 
 }  // namespace
 
-std::string read_file(const std::string& path, std::string_view advice) {
+std::string read_file(const std::string& path, std::string_view advice, std::optional<std::size_t> most) {
+  const std::string then = advice.empty() ? "" : fmt::format("; {}", advice);
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   struct stat status {};
-  require(file.value >= 0 && ::fstat(file.value, &status) == 0, "{}: cannot be opened ({}); {}", path,
-          std::strerror(errno), advice);
-  require(S_ISREG(status.st_mode), "{}: is not a regular file; {}", path, advice);
-  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
+  require(file.value >= 0 && ::fstat(file.value, &status) == 0, "{}: cannot be opened ({}){}", path,
+          std::strerror(errno), then);
+  require(most || S_ISREG(status.st_mode), "{}: is not a regular file{}", path, then);
+  const auto size = static_cast<std::size_t>(status.st_size);  // 0 of a pipe
+  const std::size_t room = most ? *most + 1 : size;  // one byte above the bound shows that there are more
+  std::string bytes(std::min(room, std::max<std::size_t>(size + 1, 4096)), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
     const ssize_t count = ::read(file.value, bytes.data() + done, bytes.size() - done);
     if (count < 0 && errno == EINTR) continue;
-    require(count >= 0, "{}: cannot be read ({}); {}", path, std::strerror(errno), advice);
+    require(count >= 0, "{}: cannot be read ({}){}", path, std::strerror(errno), then);
     if (count == 0) break;
     done += static_cast<std::size_t>(count);
+    if (done == bytes.size()) bytes.resize(std::min(room, 2 * done));
   }
+  require(!most || done <= *most, "{}: longer than {} KiB, which no such file is{}", path,
+          most.value_or(0) / 1024, then);
   bytes.resize(done);
   return bytes;
 }
 
 void write_file_atomically(const std::string& path, std::string_view bytes) {
   AtomicFile file(path, fmt::format("{}.{:08x}.tmp", path, std::random_device()()));
-  {
-    FileDescriptor out(file.temporary(), O_WRONLY | O_CREAT | O_TRUNC);
-    out.reserve(bytes.size());
-    out.write(bytes.data(), bytes.size());
-  }
+  file.write(bytes);
   file.commit();
 }
 

@@ -1,4 +1,4 @@
-#include "recipes/service/sites.h"
+#include "recipes/service/origins.h"
 
 #include <algorithm>
 
@@ -20,7 +20,7 @@ bool is_among(const std::vector<std::string>& names, std::string_view name) {
 
 }  // namespace
 
-Sites::Sites(const std::vector<std::string>& names, const std::string& listens)
+Origins::Origins(const std::vector<std::string>& names, const std::string& listens)
     : given_(names), known_{"localhost", "127.0.0.1", "[::1]"} {
   for (const std::string& name : names)
     require(!name.empty() && without_port(name) == name && name.find('/') == std::string::npos,
@@ -30,11 +30,11 @@ Sites::Sites(const std::vector<std::string>& names, const std::string& listens)
   known_.insert(known_.end(), names.begin(), names.end());
 }
 
-bool Sites::names(std::string_view host) const {
+bool Origins::names(std::string_view host) const {
   return host.empty() || is_among(known_, without_port(host));
 }
 
-bool Sites::is_elsewhere(const RequestHead& head) const {
+bool Origins::is_elsewhere(const RequestHead& head) const {
   if (same_but_for_case(head.fetch_site, "cross-site")) return true;
   if (head.origin.empty()) return false;
   const std::size_t scheme = head.origin.find("://");

@@ -1,4 +1,4 @@
-#include "recipes/corpus/data_sources.h"
+#include "recipes/settings/data_sources.h"
 
 #include <fmt/ranges.h>
 

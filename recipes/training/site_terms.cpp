@@ -1,4 +1,4 @@
-#include "recipes/federated/site_terms.h"
+#include "recipes/training/site_terms.h"
 
 #include "core/kernels/activation.h"
 #include "recipes/models/model_state.h"

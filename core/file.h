@@ -2,17 +2,21 @@
 // so neither a reader, nor another process that writes the same file, nor a crash leaves or sees half a file.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 
 namespace conclave {
 
 /// All bytes of the file at `path`. Throws Error with the path, the system's reason and `advice` (what the
-/// user should do next).
-std::string read_file(const std::string& path, std::string_view advice);
+/// user should do next; "": nothing). With `most`, more bytes than that are an Error, too; without, the file
+/// must be a regular one, because others may have no end.
+std::string read_file(const std::string& path, std::string_view advice,
+                      std::optional<std::size_t> most = std::nullopt);
 
-/// Creates or replaces the file at `path`; throws Error on failure.
+/// Creates or replaces the file at `path`, also where several processes do so at once; throws Error on
+/// failure.
 void write_file_atomically(const std::string& path, std::string_view bytes);
 
 /// Offset of the first sequence in `text` that is not well-formed UTF-8 (RFC 3629: no surrogates, no overlong

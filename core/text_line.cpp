@@ -1,4 +1,4 @@
-#include "recipes/evaluation/text_line.h"
+#include "core/text_line.h"
 
 namespace conclave {
 
