@@ -336,11 +336,13 @@ void Quantizer::take_integers(const Tensor& integers, const Tensor& scale) const
       weight.data<float>()[at] = static_cast<float>(integer) * scale.data<float>()[channel];
       most = std::max(most, std::abs(integer));
     }
-    // Without a factor, at least one integer of each channel is the highest level.
+    // Without a factor, at least one integer of each channel is the highest level. An integer beyond these
+    // levels was one of more bits: then the channel's range gives a new scale.
     if (factors.defined())
-      factors.data<float>()[channel] =
+      factors.data<float>()[channel] = std::max(
           most > 0 ? static_cast<float>(shared_.options.weight_levels().highest) / static_cast<float>(most)
-                   : 1;
+                   : 1,
+          1.0f);
   }
   weight_.value.copy_from(weight);
   if (factors.defined()) weight_factor_->value.copy_from(factors);

@@ -92,7 +92,7 @@ class Quantizer : public Module {
   /// [groups.count, out].
   void weight_integers(const Tensor& integers, const Tensor& scale) const;
   /// The reverse: sets the weight to integers times scale, and learned factors so that the same scales
-  /// result.
+  /// result, unless the integers are of more bits than options().weight_bits.
   void take_integers(const Tensor& integers, const Tensor& scale) const;
   /// The shape of the scales of a weight of the given shape: this rank's, or that over all ranks.
   Shape scale_shape(const Shape& of_weight) const;

@@ -203,6 +203,13 @@ TEST_CASE("a weight is converted to integers and back, wherever its channels are
     const Tensor again = Tensor::empty({3, 3, 9}, DType::i8);
     quantizer.weight_integers(again, scale);
     CHECK(std::ranges::equal(again.span<std::int8_t>(), integers.span<std::int8_t>()));
+    // With fewer bits, a channel's range gives its scale, and no weight is clipped.
+    shared.options.weight_bits = 4;
+    quantizer.take_integers(integers, scale);
+    const Tensor of_fewer = Tensor::empty({9});
+    quantizer.weight_integers(again, of_fewer);
+    for (std::size_t c = 0; c < 9; ++c)
+      CHECK(of_fewer.span<float>()[c] == Approx(scale.span<float>()[c] * 127 / 7));
   }
 }
 
