@@ -133,7 +133,7 @@ Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offse
 
 bool Quantizer::multiplies_integers(const Tape& tape) {
   return shared_.integers && shared_.rounds && !tape.recording() &&
-         (tape.device() == Device::cpu || !channels_last_) && (!observer_ || observer_->has_seen());
+         (tape.device() == Device::cpu || !channels_last_) && has_ranges();
 }
 
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,

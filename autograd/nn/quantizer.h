@@ -84,8 +84,10 @@ class Quantizer : public Module {
 
   const Parameter& weight_parameter() const { return weight_; }
   const QuantizationOptions& options() const { return shared_.options; }
-  /// Whether products are rounded; with an observer, only after it has seen inputs.
-  bool rounds() { return shared_.rounds && (!observer_ || observer_->has_seen()); }
+  /// False if an observer has seen no inputs yet: products are not rounded before.
+  bool has_ranges() const { return !observer_ || observer_->has_seen(); }
+  /// Whether products are rounded.
+  bool rounds() const { return shared_.rounds && has_ranges(); }
   /// Scale and zero point of the inputs of each of this rank's groups; empty where each row has its own.
   std::vector<std::pair<float, float>> input_scales();
   /// Computes the weight in integers, i8 of its shape, and the scales of its channels, [out] or

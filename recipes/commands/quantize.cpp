@@ -1,4 +1,4 @@
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -51,7 +51,16 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   LoadedModel& loaded = data ? data->loaded() : *alone;
   Quantization& quantization = *loaded.model().quantization();
   RangeLearning ranges(quantization, grid.world());
-  if (data) data->calibrate(arguments.batches, [&] { ranges.learn(); });
+  if (data) data->observe(arguments.batches, [&] { ranges.learn(); });
+  std::vector<std::string> unseen;
+  for (const Quantizer* quantizer : quantization.quantizers)
+    if (!quantizer->has_ranges()) unseen.push_back(quantizer->weight_parameter().name);
+  if (!unseen.empty() && grid.world().rank() == 0)
+    fmt::print(
+        stderr,
+        "conclave: warning: these training examples do not reach the inputs of {}, whose products stay "
+        "in f32\n",
+        fmt::join(unseen, ", "));
 
   state.recipe = to_toml(loaded.recipe());
   state.metadata = notes_of(metadata);
