@@ -77,7 +77,7 @@ def experts(x, name):
     best = np.argsort(-p * (read(factor) if factor in file else 1) - (read(bias) if bias in file else 0), 1)
     weights = np.zeros_like(p)
     np.put_along_axis(weights, best[:, :recipe["moe"]["top_k"]], 1, 1)
-    weights *= p / (weights * p).sum(1, keepdims=True)
+    weights *= p / np.maximum((weights * p).sum(1, keepdims=True), 1e-30)
     y = np.zeros_like(x)
     for expert in range(p.shape[1]):
         rows = weights[:, expert] > 0

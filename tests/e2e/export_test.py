@@ -113,6 +113,11 @@ def texts():
     run([PROGRAM, "quantize", "plain_f32", "--out", "afterwards"])
     exported = Exported("afterwards")
     assert_alike("afterwards", predicted("afterwards", exported.class_names, lines), exported.probabilities(lines), True)
+    # Scores far apart, and biases that choose experts whose probabilities are 0.
+    far = ["train.steps=20", "train.learning_rate=10", "train.clip_norm=0", "moe.top_k=1", "moe.entropy_coefficient=1", "moe.bias_rate=10"]
+    train(1, "far", *far)
+    assert numpy.isfinite(predicted("far", exported.class_names, lines)).all()
+    assert numpy.isfinite(Exported("far").probabilities(lines)).all()
     types = {one.name: one.data_type for one in exported.proto.graph.initializer}
     assert types["layers.0.moe.experts.up.weight.0"] == types["layers.1.attention.qkv.weight"] == onnx.TensorProto.INT8
 
