@@ -118,6 +118,11 @@ def texts():
     train(1, "far", *far)
     assert numpy.isfinite(predicted("far", exported.class_names, lines)).all()
     assert numpy.isfinite(Exported("far").probabilities(lines)).all()
+    run([PROGRAM, "quantize", "plain_f32", "--out", "eight", "--set=quantization.activation_bits=8"])
+    run([PROGRAM, "export", "eight", "warned.onnx"], says=["warning: quantization.activation_bits = 8"])
+    eight = Exported("eight").probabilities(lines)
+    if "vnni" in Path("/proc/cpuinfo").read_text():
+        assert_alike("eight", predicted("eight", exported.class_names, lines), eight, True)
     types = {one.name: one.data_type for one in exported.proto.graph.initializer}
     assert types["layers.0.moe.experts.up.weight.0"] == types["layers.1.attention.qkv.weight"] == onnx.TensorProto.INT8
 
