@@ -106,8 +106,9 @@ def show(name, item):
 
 
 def main():
-    if sys.argv[2:] and ("image" in file or "tokenizer" not in file or b"<SEP>" in file["tokenizer/pieces"][()]):
-        sys.exit("read_export: knows models with one text to classify, not with images or pairs of texts")
+    own = "head" in file and "tokenizer" in file and "image" not in file and b"<SEP>" not in file["tokenizer/pieces"][()]
+    if sys.argv[2:] and not own:
+        sys.exit("read_export: knows models with one text to classify, not with images, pairs of texts or other tasks")
     for part, settings in LIKE_QUICK.items():
         for key, value in settings.items():
             if sys.argv[2:] and recipe[part][key] != value:

@@ -255,11 +255,13 @@ def reader():
     assert "int8 (4, 32, 32) expert, out, in" in run([sys.executable, script, "deep.h5"])
     # The script refuses models that it would compute differently from Conclave.
     train(1, "balanced", "train.steps=2", "model.bigrams=0", "moe.balancer=grad_norm", "moe.balance_inference=true")
-    for directory in ("balanced", "mean", "joint"):
+    images_test.train(1, "drawing", "tasks.classify=0", "tasks.generate=1", "generate.patch=4", "data.vocabulary=60",
+                      "data.max_length=16", "train.steps=2")
+    for directory in ("balanced", "mean", "joint", "drawing"):
         run([PROGRAM, "export", directory, f"{directory}.h5"])
     with h5py.File("deep.h5", "r+") as file:
         file["tokenizer/pieces"][1] = "<SEP>"  # as in a model for pairs of texts
-    for name in ("balanced", "mean", "joint", "deep"):
+    for name in ("balanced", "mean", "joint", "drawing", "deep"):
         run([sys.executable, script, f"{name}.h5", "a"], status=1, says=["read_export: knows models with"])
 
 
