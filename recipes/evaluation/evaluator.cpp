@@ -9,6 +9,7 @@
 #include "core/kernels/reduction.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/evaluation/routing_counts.h"
+#include "recipes/measures/classification.h"
 
 namespace conclave {
 
@@ -146,8 +147,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
         if (!predictions.empty())
           predictions[static_cast<std::size_t>(batch_.examples[i])] =
               glue_prediction(glue_task_, {scores, classes});
-        guessed->add(static_cast<std::size_t>(batch_.labels[i]),
-                     static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores));
+        guessed->add(static_cast<std::size_t>(batch_.labels[i]), guess_of({scores, classes}));
       }
     }
     routing.add(batch_, chosen_experts, world);
