@@ -240,6 +240,16 @@ TEMPLATE_TEST_CASE("adamw without adaptive rates takes steps along the mean grad
   CHECK(distance(w, expected) < tolerance<TestType>);
 }
 
+TEST_CASE("without adaptive rates, a second moment that overflows does no harm", "[kernels]") {
+  const Tensor w = Tensor::zeros({1}), g = w.clone(), m = w.clone(), v = w.clone();
+  g.fill(1e20);
+  const Tensor numbers = unwritten({kAdamWNumbers}, DType::f32);
+  prepare_adamw({.learning_rate = 0.5, .beta1 = 0, .adaptive = false}, numbers);
+  adamw(w, g, m, v, Tensor(), Decay::on, numbers);
+  CHECK(std::isinf(v.data<float>()[0]));
+  CHECK(w.data<float>()[0] == Approx(-0.5e20));
+}
+
 TEST_CASE("kernels of contiguous rows refuse strided ones", "[kernels]") {
   const auto refuses = [](const auto& call) {
     CHECK_THROWS_WITH(call(), Catch::Contains("[4, 3] (strided)"));
