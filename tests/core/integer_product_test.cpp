@@ -146,6 +146,27 @@ TEST_CASE("an integer product equals that of the rounded numbers, bias and activ
   }
 }
 
+TEST_CASE("the largest sums do not overflow, on any path", "[kernels]") {
+  const Index in = IntegerWeights::kMostInputs, out = 17, offsets[] = {0, 2};
+  const Tensor weight = Tensor::empty({1, out, in}, DType::i8);
+  for (Index c = 0; c < out; ++c) weight.reshape({out, in}).rows(c, c + 1).fill(c % 2 ? -127 : 127);
+  const IntegerWeights weights = packed(weight);
+  for (const int highest : {127, 255}) {
+    const Tensor ones = Tensor::empty({2}), zero = Tensor::of<float>({2}, {0, static_cast<float>(highest)});
+    ones.fill(1);
+    const IntegerRows input{Tensor::zeros({2, weights.row_bytes()}, DType::u8), ones, zero};
+    input.values.rows(0, 1).fill(highest);  // row 1: 0, and the greatest zero point
+    const double largest = 127.0 * highest * static_cast<double>(in);
+    for (const IntegerPath path : integer_paths()) {
+      CAPTURE(highest, name_of(path));
+      const Tensor y = unwritten({2, out}, DType::f32);
+      integer_product(input, highest, offsets, weights, Tensor(), Activation::none, y, path);
+      for (Index i = 0; i < 2 * out; ++i)
+        CHECK(y.data<float>()[i] == static_cast<float>((i / out + i % out) % 2 ? -largest : largest));
+    }
+  }
+}
+
 TEST_CASE("integer products name the argument that does not fit", "[kernels]") {
   const IntegerWeights weights = IntegerWeights::empty(1, 4, 8);
   const Tensor one = Tensor::zeros({1}), y = Tensor::zeros({2, 4});
