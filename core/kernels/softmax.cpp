@@ -17,7 +17,7 @@ T softmax_row(const T* in, T* out, Index columns) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (Index i = 0; i < columns; ++i) {
-    out[i] = vector_exp(in[i] - largest);
+    out[i] = softmax_exp(in[i] - largest);
     sum += out[i];
   }
   const T inverse = T(1) / sum;
