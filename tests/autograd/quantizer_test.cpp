@@ -182,7 +182,16 @@ TEST_CASE("layers too wide for integer sums and weights of NaN are refused", "[q
   const Quantizer& quantizer = *integers.quantizers.front();
   quantizer.weight_parameter().value.span<float>()[1] = std::numeric_limits<float>::quiet_NaN();
   CHECK_THROWS_WITH(quantizer.weight_integers(Tensor::empty({2, 3}, DType::i8), Tensor::empty({2})),
-                    Catch::Contains("no number"));
+                    Catch::Contains("weight: a weight is infinite or no number"));
+  integers.rounds = integers.integers = true;
+  Arena arena("test");
+  Tape tape(arena, false);
+  const Tensor x = Tensor::zeros({1, 3});
+  for (int call = 0; call < 2; ++call) {
+    CHECK_THROWS_WITH(narrow(tape, x), Catch::Contains("no number"));
+    CHECK_THROWS_WITH(narrow.part(tape, x, 0, 1), Catch::Contains("no number"));
+    CHECK_NOTHROW(narrow.part(tape, x, 1, 2));
+  }
 }
 
 TEST_CASE("a weight is converted to integers and back, wherever its channels are", "[quantizer]") {

@@ -1,6 +1,8 @@
 #include "core/kernels/integer_product.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
 
 #include "core/random.h"
 #include "tests/core/values.h"
@@ -165,6 +167,29 @@ TEST_CASE("the largest sums do not overflow, on any path", "[kernels]") {
         CHECK(y.data<float>()[i] == static_cast<float>((i / out + i % out) % 2 ? -largest : largest));
     }
   }
+}
+
+TEST_CASE("products of rows that are not finite are NaN", "[kernels]") {
+  for (const Index in : {5, 37, 64})
+    for (const float wrong : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity()}) {
+      const Tensor x = random_values({3, in}, 1, DType::f32);
+      x.data<float>()[2 * in - 1] = wrong;  // in the second row
+      const IntegerWeights weights = packed(integers<std::int8_t>({1, 2, in}, 1, -127, 127));
+      const IntegerRows rows{Tensor::empty({3, weights.row_bytes()}, DType::u8), Tensor::empty({3}),
+                             Tensor::empty({3})};
+      quantize_rows(x, QuantLevels::affine(8), rows);
+      CHECK(rows.zero_point.data<float>()[1] == 0);
+      const Tensor y = unwritten({3, 2}, DType::f32);
+      const Index offsets[] = {0, 3};
+      integer_product(rows, 255, offsets, weights, Tensor(), Activation::relu, y);
+      for (Index i = 0; i < 6; ++i) CHECK(std::isnan(y.data<float>()[i]) == (i / 2 == 1));
+      // With scales that are given, there is nothing to tell it by.
+      const Tensor one = Tensor::of<float>({1}, {1}), zero = Tensor::of<float>({1}, {3});
+      const IntegerRows given{rows.values, one, zero};
+      quantize_by(x, QuantLevels::affine(8), given);
+      CHECK(int(rows.values.data<std::uint8_t>()[weights.row_bytes() + in - 1]) == (wrong > 0 ? 255 : 0));
+    }
 }
 
 TEST_CASE("integer products name the argument that does not fit", "[kernels]") {
