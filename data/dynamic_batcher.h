@@ -79,6 +79,10 @@ class DynamicBatcher {
   /// is empty or longer than the token budget, or if an option is out of range.
   DynamicBatcher(const TokenizedSplit& split, const BatcherOptions& options);
 
+  /// Model rows of a sequence of the split, those of its image included.
+  std::int64_t length(std::int64_t sequence) const;
+  bool has_image(std::int64_t sequence) const;
+
   /// The same number for every epoch, seed and number of ranks.
   std::int64_t batches_per_epoch() const { return batches_; }
 
@@ -129,8 +133,6 @@ class DynamicBatcher {
   void build(std::int64_t epoch, Plan& plan) const;
   void order_sequences(const RandomStream& stream, Plan& plan) const;
   void cut(Plan& plan) const;
-  std::int64_t length(std::int64_t sequence) const;
-  bool has_image(std::int64_t sequence) const;
   void append(std::int64_t sequence, std::uint64_t seed, std::int64_t epoch, Batch& batch) const;
   void start(Batch& batch) const;
   void append_made_up(std::int64_t length, Batch& batch) const;

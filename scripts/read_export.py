@@ -77,7 +77,7 @@ def experts(x, name):
     best = np.argsort(-p * (read(factor) if factor in file else 1) - (read(bias) if bias in file else 0), 1)
     weights = np.zeros_like(p)
     np.put_along_axis(weights, best[:, :recipe["moe"]["top_k"]], 1, 1)
-    weights *= p / (weights * p).sum(1, keepdims=True)
+    weights *= p / np.maximum((weights * p).sum(1, keepdims=True), 1e-30)
     y = np.zeros_like(x)
     for expert in range(p.shape[1]):
         rows = weights[:, expert] > 0
@@ -116,8 +116,9 @@ def show(name, item):
 
 
 def main():
-    if sys.argv[2:] and ("image" in file or "tokenizer" not in file or b"<SEP>" in file["tokenizer/pieces"][()]):
-        sys.exit("read_export: knows models with one text to classify, not with images or pairs of texts")
+    own = "head" in file and "tokenizer" in file and "image" not in file and b"<SEP>" not in file["tokenizer/pieces"][()]
+    if sys.argv[2:] and not own:
+        sys.exit("read_export: knows models with one text to classify, not with images, pairs of texts or other tasks")
     for part, settings in LIKE_QUICK.items():
         for key, value in settings.items():
             if sys.argv[2:] and recipe[part][key] != value:

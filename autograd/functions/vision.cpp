@@ -248,7 +248,8 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
                factor = tape.empty(table, x.dtype());
   const double count =
       static_cast<double>(pixels) * static_cast<double>(state.images > 0 ? state.images : x.size(0));
-  if (training) {
+  const bool of_batch = training && count > 0;  // without images, a batch has no statistics
+  if (of_batch) {
     const ArenaScope scope(tape.arena());
     const Tensor mean = tape.empty(by_image, x.dtype()), squares = tape.empty(by_image, x.dtype()),
                  totals = tape.empty(pair, DType::f64);
@@ -268,7 +269,7 @@ Tensor batch_norm(Tape& tape, const Tensor& x, const Tensor& gamma, const Tensor
                     [&](const Tensor& sums, const Tensor& dots, const Tensor& slope, const Tensor& addend) {
                       const Tensor totals = tape.empty(pair, DType::f64);
                       kernels::batch_norm_backward_totals(sums, dots, rstd, totals, dgamma, dbeta);
-                      if (!training)
+                      if (!of_batch)
                         totals.zero();  // the state's statistics do not depend on x
                       else if (state.add_up)
                         state.add_up(state.context, totals);

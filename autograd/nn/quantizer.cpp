@@ -25,6 +25,10 @@ Tensor transpose(Tape& tape, const Tensor& x) {
   return functions::reshape(numbers, {columns, rows});
 }
 
+void expect_finite(const Tensor& weight, const std::string& name) {
+  require(kernels::all_finite(weight), "{}: a weight is infinite or no number, which no integer is", name);
+}
+
 }  // namespace
 
 Quantizer::Quantizer(Quantization& shared, const Parameter& weight, const QuantizedGroups& groups,
@@ -133,7 +137,7 @@ Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offse
 
 bool Quantizer::multiplies_integers(const Tape& tape) {
   return shared_.integers && shared_.rounds && !tape.recording() &&
-         (tape.device() == Device::cpu || !channels_last_) && (!observer_ || observer_->has_seen());
+         (tape.device() == Device::cpu || !channels_last_) && has_ranges();
 }
 
 Tensor Quantizer::product(Tape& tape, const Tensor& x, kernels::RowOffsets offsets, const Tensor& weight,
@@ -211,6 +215,7 @@ void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
   if (packed_ || depthwise_.defined()) return;
   const QuantLevels levels = shared_.options.weight_levels();
   const Tensor rows = channel_rows(tape, weight), scale = weight_scales(tape, rows);
+  expect_finite(rows, weight_.name);
   Tensor channels = scale;
   if (channels_last_) {
     const Tensor integers = tape.empty(rows.shape(), DType::i8);
@@ -232,13 +237,14 @@ void Quantizer::pack(Tape& tape, const Tensor& weight, const Tensor& gain) {
 // Like pack(). A part may begin within a panel of the whole weight, so it has panels of its own.
 const kernels::IntegerWeights& Quantizer::packed_part(Tape& tape, const Tensor& weight, Index begin,
                                                       Index end) {
-  const auto [place, is_new] = parts_.try_emplace({begin, end});
-  kernels::IntegerWeights& part = place->second;
-  if (!is_new) return part;
-  const Tensor rows = channel_rows(tape, weight), scale = weight_scales(tape, rows).rows(begin, end);
+  const auto found = parts_.find({begin, end});
+  if (found != parts_.end()) return found->second;
+  const Tensor all = channel_rows(tape, weight), rows = all.rows(begin, end),
+               scale = weight_scales(tape, all).rows(begin, end);
+  expect_finite(rows, weight_.name);
+  kernels::IntegerWeights& part = parts_[{begin, end}];
   part = kernels::IntegerWeights::empty(1, end - begin, rows.size(1), tape.device());
-  kernels::pack_weights(rows.rows(begin, end).reshape({1, part.out, part.in}), scale,
-                        shared_.options.weight_levels(), part);
+  kernels::pack_weights(rows.reshape({1, part.out, part.in}), scale, shared_.options.weight_levels(), part);
   return part;
 }
 
@@ -298,7 +304,7 @@ void Quantizer::weight_integers(const Tensor& integers, const Tensor& scale) con
   Arena arena("weights in integers");
   Tape tape(arena, false);
   const Tensor rows = channel_rows(tape, weight_.value);
-  require(kernels::all_finite(rows), "a weight is infinite or no number, which no integer is");
+  expect_finite(rows, weight_.name);
   const Tensor found = weight_scales(tape, rows), by_rows = Tensor::empty(rows.shape(), DType::i8);
   const Index channels = rows.size(0), in = rows.size(1);
   scale.copy_from(found.reshape(scale.shape()));
@@ -336,11 +342,13 @@ void Quantizer::take_integers(const Tensor& integers, const Tensor& scale) const
       weight.data<float>()[at] = static_cast<float>(integer) * scale.data<float>()[channel];
       most = std::max(most, std::abs(integer));
     }
-    // Without a factor, at least one integer of each channel is the highest level.
+    // Without a factor, at least one integer of each channel is the highest level. An integer beyond these
+    // levels was one of more bits: then the channel's range gives a new scale.
     if (factors.defined())
-      factors.data<float>()[channel] =
+      factors.data<float>()[channel] = std::max(
           most > 0 ? static_cast<float>(shared_.options.weight_levels().highest) / static_cast<float>(most)
-                   : 1;
+                   : 1,
+          1.0f);
   }
   weight_.value.copy_from(weight);
   if (factors.defined()) weight_factor_->value.copy_from(factors);

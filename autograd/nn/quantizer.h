@@ -84,15 +84,17 @@ class Quantizer : public Module {
 
   const Parameter& weight_parameter() const { return weight_; }
   const QuantizationOptions& options() const { return shared_.options; }
-  /// Whether products are rounded; with an observer, only after it has seen inputs.
-  bool rounds() { return shared_.rounds && (!observer_ || observer_->has_seen()); }
+  /// False if an observer has seen no inputs yet: products are not rounded before.
+  bool has_ranges() const { return !observer_ || observer_->has_seen(); }
+  /// Whether products are rounded.
+  bool rounds() const { return shared_.rounds && has_ranges(); }
   /// Scale and zero point of the inputs of each of this rank's groups; empty where each row has its own.
   std::vector<std::pair<float, float>> input_scales();
   /// Computes the weight in integers, i8 of its shape, and the scales of its channels, [out] or
   /// [groups.count, out].
   void weight_integers(const Tensor& integers, const Tensor& scale) const;
   /// The reverse: sets the weight to integers times scale, and learned factors so that the same scales
-  /// result.
+  /// result, unless the integers are of more bits than options().weight_bits.
   void take_integers(const Tensor& integers, const Tensor& scale) const;
   /// The shape of the scales of a weight of the given shape: this rank's, or that over all ranks.
   Shape scale_shape(const Shape& of_weight) const;

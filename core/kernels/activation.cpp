@@ -20,6 +20,7 @@ void activate(double* values, Index count, Activation activation, double* deriva
 }
 
 void activation(const Tensor& x, Activation activation, const Tensor& y, const Tensor& derivative) {
+  expect("activation", "x", x, x.shape(), x.dtype());
   expect("activation", "y", y, x.shape(), x.dtype());
   if (derivative.defined()) expect("activation", "derivative", derivative, x.shape(), x.dtype());
   if constexpr (kBuiltWithCuda)
@@ -35,6 +36,7 @@ void activation(const Tensor& x, Activation activation, const Tensor& y, const T
 }
 
 void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write) {
+  expect("multiply", "a", a, a.shape(), a.dtype());
   expect("multiply", "b", b, a.shape(), a.dtype());
   expect("multiply", "c", c, a.shape(), a.dtype());
   if constexpr (kBuiltWithCuda)
@@ -56,6 +58,7 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& c, Write write) {
 }
 
 void add(const Tensor& a, const Tensor& b, const Tensor& c) {
+  expect("add", "a", a, a.shape(), a.dtype());
   expect("add", "b", b, a.shape(), a.dtype());
   expect("add", "c", c, a.shape(), a.dtype());
   if constexpr (kBuiltWithCuda)
@@ -71,6 +74,7 @@ void add(const Tensor& a, const Tensor& b, const Tensor& c) {
 }
 
 void scale(const Tensor& a, double factor, const Tensor& c, Write write) {
+  expect("scale", "a", a, a.shape(), a.dtype());
   expect("scale", "c", c, a.shape(), a.dtype());
   if constexpr (kBuiltWithCuda)
     if (on_cuda("scale", a, c)) return cuda::scale(a, factor, c, write);
@@ -103,6 +107,7 @@ void scale_rows(const Tensor& x, std::span<const double> factors) {
 }
 
 void swap(const Tensor& a, const Tensor& b) {
+  expect("swap", "a", a, a.shape(), a.dtype());
   expect("swap", "b", b, a.shape(), a.dtype());
   if constexpr (kBuiltWithCuda)
     if (on_cuda("swap", a, b)) return cuda::swap(a, b);

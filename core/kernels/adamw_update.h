@@ -38,7 +38,9 @@ struct AdamWUpdate {
     const T gradient = g * scale;
     m = b1 * m + c1 * gradient;
     v = b2 * v + c2 * gradient * gradient;
-    w = w * shrink - rate * m / (std::sqrt(v) * correction + epsilon);
+    // Without adaptive rates, v is not used: if it overflows, its root times 0 would be NaN.
+    const T divisor = correction > T(0) ? std::sqrt(v) * correction : T(0);
+    w = w * shrink - rate * m / (divisor + epsilon);
   }
   CONCLAVE_HOST_DEVICE void average(T w, T& a) const { a += towards * (w - a); }
 };

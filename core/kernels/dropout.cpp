@@ -47,6 +47,7 @@ void draw_mask(const RandomStream& stream, std::uint32_t threshold, Index first,
 void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomStream& stream, Index first,
              const Tensor& y, const Tensor& mask) {
   const std::uint32_t threshold = dropout_threshold(rate);
+  expect("dropout", "x", x, x.shape(), x.dtype());
   expect("dropout", "y", y, x.shape(), x.dtype());
   expect("dropout", "mask", mask, x.shape(), DType::u8);
   if (residual.defined()) expect("dropout", "residual", residual, x.shape(), x.dtype());
@@ -72,6 +73,7 @@ void dropout(const Tensor& x, const Tensor& residual, double rate, const RandomS
 }
 
 void dropout_backward(const Tensor& dy, const Tensor& mask, double rate, const Tensor& dx, Write write) {
+  expect("dropout backward", "dy", dy, dy.shape(), dy.dtype());
   expect("dropout backward", "dx", dx, dy.shape(), dy.dtype());
   expect("dropout backward", "mask", mask, dy.shape(), DType::u8);
   if constexpr (kBuiltWithCuda)

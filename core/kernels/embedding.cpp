@@ -22,6 +22,7 @@ T bag_scale(double scale, std::int32_t count) {
 
 void embedding(const Tensor& ids, const Tensor& table, const Tensor& y, Write mode) {
   expect_rank("embedding", "table", table, 2);
+  expect("embedding", "table", table, table.shape(), table.dtype());
   const Index rows = ids.numel(), vocabulary = table.size(0), hidden = table.size(1);
   expect("embedding", "ids", ids, {rows}, DType::i32);
   expect("embedding", "y", y, {rows, hidden}, table.dtype());
@@ -71,6 +72,7 @@ void embedding_backward(const Tensor& dy, const Tensor& ids, const Tensor& dtabl
 void embedding_bag(const Tensor& ids, const Tensor& offsets, double scale, const Tensor& table,
                    const Tensor& y) {
   expect_rank("embedding_bag", "table", table, 2);
+  expect("embedding_bag", "table", table, table.shape(), table.dtype());
   const Index bags = expect_offsets("embedding_bag", offsets, ids.numel()), columns = table.size(1);
   expect("embedding_bag", "ids", ids, {ids.numel()}, DType::i32);
   expect("embedding_bag", "y", y, {bags, columns}, table.dtype());

@@ -8,6 +8,7 @@ namespace conclave::kernels {
 void top_k_gate(const Tensor& probabilities, const Selection& selection, const Tensor& experts,
                 const Tensor& weights, TopP top_p) {
   expect_rank("top_k_gate", "probabilities", probabilities, 2);
+  expect("top_k_gate", "probabilities", probabilities, probabilities.shape(), probabilities.dtype());
   expect_rank("top_k_gate", "experts", experts, 2);
   const Index tokens = probabilities.size(0), count = probabilities.size(1), k = experts.size(1);
   require(k >= 1 && k <= count, "top_k_gate: {} of {} experts cannot be chosen", k, count);

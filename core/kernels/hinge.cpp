@@ -17,6 +17,7 @@ struct Shortfall {
 
 void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& losses) {
   expect_rank("squared_hinge", "scores", scores, 2);
+  expect("squared_hinge", "scores", scores, scores.shape(), scores.dtype());
   const Index rows = scores.size(0), classes = scores.size(1);
   require(classes > 0, "squared_hinge: scores {} have no classes", scores.shape());
   expect("squared_hinge", "losses", losses, {rows}, scores.dtype());
@@ -42,6 +43,7 @@ void squared_hinge(const Tensor& scores, const Tensor& labels, const Tensor& los
 void squared_hinge_backward(const Tensor& dlosses, const Tensor& scores, const Tensor& labels,
                             const Tensor& dscores, Write mode) {
   const Index rows = scores.size(0), classes = scores.size(1);
+  expect("squared_hinge backward", "scores", scores, {rows, classes}, scores.dtype());
   expect("squared_hinge backward", "dlosses", dlosses, {rows}, scores.dtype());
   expect("squared_hinge backward", "dscores", dscores, scores.shape(), scores.dtype());
   if constexpr (kBuiltWithCuda)

@@ -55,7 +55,8 @@ void quantize(const char* operation, const Tensor& x, QuantLevels levels, const 
     const float* from = px + row * in;
     if (own_ranges) {
       const auto [low, high] = loops.range(from, in);
-      scales[row] = range_scale(low, high, levels, zeros[row]);
+      scales[row] = range_scale(low, high, levels, zeros[row]);  // the zero point of NaN is 0
+      if (std::isnan(low)) scales[row] = low;
     }
     std::uint8_t* out = values + row * row_bytes;
     loops.quantize(from, in, scales[row * step], zeros[row * step], levels, out);
@@ -175,7 +176,7 @@ void round_weights(const Tensor& weight, const Tensor& scale, QuantLevels levels
     std::int8_t* to = integers.data<std::int8_t>() + channel * in;
     const float inverse = 1 / scale.data<float>()[channel];
     for (Index i = 0; i < in; ++i)
-      to[i] = static_cast<std::int8_t>(bounds.clamp(round_to_even(from[i] * inverse)));
+      to[i] = static_cast<std::int8_t>(bounds.integer(round_to_even(from[i] * inverse)));
   }
 }
 

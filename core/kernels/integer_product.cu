@@ -29,8 +29,7 @@ __device__ Pack<std::int8_t, kWidth> to_integers(const Pack<float, kWidth>& valu
                                                  const QuantBounds<float>& bounds, std::int32_t zero) {
   Pack<std::int8_t, kWidth> integers;
   for (int j = 0; j < kWidth; ++j)
-    integers.at[j] = static_cast<std::int8_t>(
-        static_cast<std::int32_t>(bounds.clamp(round_to_even(values.at[j] * inverse))) + zero);
+    integers.at[j] = static_cast<std::int8_t>(bounds.integer(round_to_even(values.at[j] * inverse)) + zero);
   return integers;
 }
 
@@ -47,15 +46,12 @@ __global__ void __launch_bounds__(kBlock)
                     float* scales, float* zero_points, std::int8_t* to) {
   for_team_rows(rows, [&](Index row) {
     const float* const values = x + row * in;
-    float scale, zero_point;
+    float scale, zero_point, nothing = 0;  // `nothing` becomes NaN where a value is not finite
     if constexpr (kOwn) {
       float low = 0, high = 0;
       widen_to_row<kWidth, kTeam>(values, in, low, high);
       scale = range_scale(low, high, levels, zero_point);
-      if (threadIdx.x == 0) {
-        scales[row] = scale;
-        zero_points[row] = zero_point;
-      }
+      if (zero_point != zero_point) zero_point = 0;  // of an infinite range; integers need one
     } else {
       scale = scales[row * step];
       zero_point = zero_points[row * step];
@@ -65,9 +61,20 @@ __global__ void __launch_bounds__(kBlock)
     const std::int32_t zero = static_cast<std::int32_t>(zero_point) - signed_shift(levels.highest);
     std::int8_t* const out = to + row * row_bytes;
     for_columns<kWidth, kTeam>(in, [&](Index i) {
-      store<kWidth>(out + i, to_integers<kWidth>(load<kWidth>(values + i), inverse, bounds, zero));
+      const Pack<float, kWidth> some = load<kWidth>(values + i);
+      store<kWidth>(out + i, to_integers<kWidth>(some, inverse, bounds, zero));
+      if constexpr (kOwn)
+        for (int j = 0; j < kWidth; ++j)
+          if (!(std::fabs(some.at[j]) < __builtin_inff())) nothing = __builtin_nanf("");
     });
     end_row<kTeam>(out, in, row_bytes);
+    if constexpr (kOwn) {
+      nothing = team_sum<kTeam>(nothing);
+      if (threadIdx.x == 0) {
+        scales[row] = scale + nothing;
+        zero_points[row] = zero_point;
+      }
+    }
   });
 }
 

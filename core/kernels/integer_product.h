@@ -60,9 +60,11 @@ struct IntegerRows {
 };
 
 /// Rounds x [rows, in] f32 with a scale and zero point from each row's own range, which are written to `to`
-/// as well. Throws Error unless the levels lie in [0, 255]. The product of these rows needs levels.highest.
+/// as well. A row that is not finite has the scale NaN, and so has its products. Throws Error unless the
+/// levels lie in [0, 255]. The product of these rows needs levels.highest.
 void quantize_rows(const Tensor& x, QuantLevels levels, const IntegerRows& to);
 /// Like quantize_rows(), but with the scales and zero points that are in `to`, for each row or one for all.
+/// NaN becomes the lowest level.
 void quantize_by(const Tensor& x, QuantLevels levels, const IntegerRows& to);
 
 /// The ways in which processors compute sums. integer_paths() are those that this one has, the fastest last.

@@ -17,21 +17,24 @@ void quantize(const float* x, Index count, float scale, float zero_point, QuantL
               std::uint8_t* to) {
   const float inverse = 1 / scale;
   const QuantBounds<float> bounds(levels, zero_point);
+  const auto zero = static_cast<std::int32_t>(zero_point);
 #pragma omp simd
   for (Index i = 0; i < count; ++i)
-    to[i] = static_cast<std::uint8_t>(
-        static_cast<std::int32_t>(bounds.clamp(round_to_even(x[i] * inverse)) + zero_point));
+    to[i] = static_cast<std::uint8_t>(bounds.integer(round_to_even(x[i] * inverse)) + zero);
 }
 
-/// The least and the greatest of x and 0; NaNs are ignored.
+/// The least and the greatest of x and 0; NaN if not all of x are finite.
 template <int kBytes>
 std::pair<float, float> range(const float* x, Index count) {
   using Wide = Vector<float, kBytes>;
   constexpr Index kWidth = kLanes<float, kBytes>;
-  Wide low[2] = {}, high[2] = {};  // two independent chains, as a comparison must wait for the one before
+  // Two independent chains, as a comparison must wait for the one before. `zero` becomes NaN with infinite
+  // values, too. (With -fassociative-math, it would not.)
+  Wide low[2] = {}, high[2] = {}, zero[2] = {};
   const auto take = [&](const Wide& values, int which) {
     low[which] = values < low[which] ? values : low[which];
     high[which] = values > high[which] ? values : high[which];
+    zero[which] += values - values;
   };
   Index i = 0;
   for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
@@ -44,12 +47,15 @@ std::pair<float, float> range(const float* x, Index count) {
     take(rest, 0);
   }
   take(low[1], 0), take(high[1], 0);
+  zero[0] += zero[1];
   std::pair<float, float> found{0.0f, 0.0f};
+  float nothing = 0.0f;
   for (Index lane = 0; lane < kWidth; ++lane) {
     found.first = std::min(found.first, low[0][lane]);
     found.second = std::max(found.second, high[0][lane]);
+    nothing += zero[0][lane];
   }
-  return found;
+  return {found.first + nothing, found.second + nothing};
 }
 
 /// The sums of a row's products, and per channel what converts them to real numbers: the sum of the channel's

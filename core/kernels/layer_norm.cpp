@@ -40,6 +40,7 @@ void backward(const Row<T>& row, const RowGradients<T>& gradients) {
 void layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, LayerNormOptions options,
                 const Tensor& y, const Tensor& mean, const Tensor& rstd) {
   expect_rank("layer_norm", "x", x, 2);
+  expect("layer_norm", "x", x, x.shape(), x.dtype());
   const Index rows = x.size(0), hidden = x.size(1);
   expect("layer_norm", "gamma", gamma, {hidden}, x.dtype());
   expect("layer_norm", "beta", beta, {hidden}, x.dtype());
@@ -64,6 +65,7 @@ void layer_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gamma,
                          LayerNormOptions options, const Tensor& mean, const Tensor& rstd, const Tensor& dx,
                          Write write, const Tensor& dgamma, const Tensor& dbeta, const Tensor& scratch) {
   const Index rows = x.size(0), hidden = x.size(1);
+  expect("layer_norm backward", "x", x, {rows, hidden}, x.dtype());
   expect("layer_norm backward", "dy", dy, x.shape(), x.dtype());
   expect("layer_norm backward", "dx", dx, x.shape(), x.dtype());
   expect("layer_norm backward", "dgamma", dgamma, {hidden}, x.dtype());

@@ -104,6 +104,7 @@ void assign_slots(const Tensor& experts, std::span<SlotRange> ranges, const Tens
 
 void gather_rows(const Tensor& x, const Tensor& slots, RowParts rows) {
   expect_rank("gather_rows", "x", x, 2);
+  expect("gather_rows", "x", x, x.shape(), x.dtype());
   check_rows("gather_rows", rows, x);
   check_slots("gather_rows", slots, x, rows);
   const Index tokens = x.size(0), hidden = x.size(1), k = slots.size(1);

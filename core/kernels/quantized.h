@@ -21,10 +21,15 @@ struct QuantBounds {
   CONCLAVE_HOST_DEVICE QuantBounds(QuantLevels levels, T zero_point)
       : lowest(static_cast<T>(levels.lowest) - zero_point),
         highest(static_cast<T>(levels.highest) - zero_point) {}
-  /// `steps`, a number of steps of the scale, clamped to these bounds.
+  /// `steps`, a number of steps of the scale, clamped to these bounds; NaN stays NaN.
   CONCLAVE_HOST_DEVICE T clamp(T steps) const {
     steps = steps < lowest ? lowest : steps;
     return steps > highest ? highest : steps;
+  }
+  /// clamp() as an integer; NaN, which no integer is, becomes the lowest.
+  CONCLAVE_HOST_DEVICE std::int32_t integer(T steps) const {
+    steps = steps > lowest ? steps : lowest;
+    return static_cast<std::int32_t>(steps < highest ? steps : highest);
   }
   CONCLAVE_HOST_DEVICE bool contain(T steps) const { return steps >= lowest && steps <= highest; }
 };

@@ -180,6 +180,7 @@ void segment_max_backward(const Tensor& dy, const Tensor& winners, const Tensor&
 
 void column_sums(const Tensor& x, const Tensor& sums) {
   expect_rank("column_sums", "x", x, 2);
+  expect("column_sums", "x", x, x.shape(), x.dtype());
   expect("column_sums", "sums", sums, {x.size(1)}, x.dtype());
   const Index rows = x.size(0), columns = x.size(1);
   if constexpr (kBuiltWithCuda)

@@ -17,7 +17,7 @@ T softmax_row(const T* in, T* out, Index columns) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (Index i = 0; i < columns; ++i) {
-    out[i] = vector_exp(in[i] - largest);
+    out[i] = softmax_exp(in[i] - largest);
     sum += out[i];
   }
   const T inverse = T(1) / sum;
@@ -30,6 +30,7 @@ T softmax_row(const T* in, T* out, Index columns) {
 
 void softmax(const Tensor& x, const Tensor& y, const Tensor& lse) {
   expect_rank("softmax", "x", x, 2);
+  expect("softmax", "x", x, x.shape(), x.dtype());
   expect("softmax", "y", y, x.shape(), x.dtype());
   if (lse.defined()) expect("softmax", "lse", lse, {x.size(0)}, x.dtype());
   const Index rows = x.size(0), columns = x.size(1);
@@ -48,6 +49,8 @@ void softmax(const Tensor& x, const Tensor& y, const Tensor& lse) {
 }
 
 void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write mode) {
+  expect_rank("softmax backward", "y", y, 2);
+  expect("softmax backward", "y", y, y.shape(), y.dtype());
   expect("softmax backward", "dy", dy, y.shape(), y.dtype());
   expect("softmax backward", "dx", dx, y.shape(), y.dtype());
   const Index rows = y.size(0), columns = y.size(1);
@@ -70,6 +73,7 @@ void softmax_backward(const Tensor& dy, const Tensor& y, const Tensor& dx, Write
 void cross_entropy(const Tensor& logits, const Tensor& labels, double smoothing, const Tensor& losses,
                    const Tensor& probabilities, const Tensor& correct) {
   expect_rank("cross_entropy", "logits", logits, 2);
+  expect("cross_entropy", "logits", logits, logits.shape(), logits.dtype());
   const Index rows = logits.size(0), classes = logits.size(1);
   require(classes > 0, "cross_entropy: logits {} have no classes", logits.shape());
   expect("cross_entropy", "losses", losses, {rows}, logits.dtype());

@@ -50,7 +50,7 @@ __device__ T softmax_row(const T* in, T* out, Index columns, T& largest, Visit v
   const T inverse = T(1) / of.sum;
   for_columns<kWidth, kTeam>(columns, [&](Index i) {
     Pack<T, kWidth> value = load<kWidth>(in + i);
-    for (int j = 0; j < kWidth; ++j) value.at[j] = vector_exp(value.at[j] - largest) * inverse;
+    for (int j = 0; j < kWidth; ++j) value.at[j] = softmax_exp(value.at[j] - largest) * inverse;
     store<kWidth>(out + i, value);
   });
   return largest + std::log(of.sum);

@@ -7,6 +7,7 @@
 namespace conclave::kernels {
 
 /// y [rows, columns] = softmax of each row of x. lse [rows], where defined, receives log sum exp of each row.
+/// A score to which kMaskingScore (vector_math.h) was added has the share 0.
 void softmax(const Tensor& x, const Tensor& y, const Tensor& lse);
 
 /// dx (=, +=) y (dy - <dy, y>) for each row.

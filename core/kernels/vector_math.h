@@ -29,6 +29,15 @@ CONCLAVE_HOST_DEVICE inline float vector_exp(float x) {
 }
 CONCLAVE_HOST_DEVICE inline double vector_exp(double x) { return std::exp(x); }
 
+/// What is added to a score that is to have no share of a softmax.
+inline constexpr double kMaskingScore = -1e9;
+/// vector_exp(x), a softmax's share before division by the sum; 0 where the score is masked. f32: so shares
+/// that are not masked, however small, are greater than masked ones.
+template <class T>
+CONCLAVE_HOST_DEVICE inline T softmax_exp(T x) {
+  return x < T(kMaskingScore / 2) ? T(0) : vector_exp(x);
+}
+
 /// Phi(x), the standard normal's distribution function, and `bell` = exp(-x^2 / 2), which its derivative
 /// needs. f32: Abramowitz & Stegun 7.1.26, absolute error below 1e-7.
 CONCLAVE_HOST_DEVICE inline float normal_cdf(float x, float& bell) {

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/file.h"
+#include "core/print_line.h"
 #include "parallel/checkpoint/safetensors.h"
 #include "recipes/commands/commands.h"
 #include "recipes/inference/exported_model.h"
@@ -68,6 +69,12 @@ int export_graph(const ExportArguments& arguments, const ProcessEnvironment& /*s
   expect_alone(grid.world().size());
   expect_replaceable(arguments);
   LoadedModel loaded(arguments.checkpoint, grid, arguments.overrides);
+  const QuantizationRecipe& quantization = loaded.recipe().quantization;
+  if (quantization.enabled && quantization.activation_bits > 7)
+    warn(fmt::format(
+        "quantization.activation_bits = {}: on processors without VNNI, ONNX Runtime adds products of such "
+        "inputs in 16 bits, which is too few; export a model with 7, or use this one on other processors",
+        quantization.activation_bits));
   write_file_atomically(arguments.output, onnx::classifier_file(loaded));
   fmt::print("{}\n", arguments.output);
   return 0;

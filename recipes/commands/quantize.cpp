@@ -1,8 +1,9 @@
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/print_line.h"
 #include "federated/privacy/privacy_marks.h"
 #include "parallel/checkpoint/checkpoint_writer.h"
 #include "recipes/commands/commands.h"
@@ -51,7 +52,13 @@ int quantize(const QuantizeArguments& arguments, const ProcessEnvironment& surro
   LoadedModel& loaded = data ? data->loaded() : *alone;
   Quantization& quantization = *loaded.model().quantization();
   RangeLearning ranges(quantization, grid.world());
-  if (data) data->calibrate(arguments.batches, [&] { ranges.learn(); });
+  if (data) data->observe(arguments.batches, [&] { ranges.learn(); });
+  std::vector<std::string> unseen;
+  for (const Quantizer* quantizer : quantization.quantizers)
+    if (!quantizer->has_ranges()) unseen.push_back(quantizer->weight_parameter().name);
+  if (!unseen.empty() && grid.world().rank() == 0)
+    warn(fmt::format("these training examples do not reach the inputs of {}, whose products stay in f32",
+                     fmt::join(unseen, ", ")));
 
   state.recipe = to_toml(loaded.recipe());
   state.metadata = notes_of(metadata);

@@ -2,11 +2,11 @@
 
 namespace conclave {
 
-void ClassCounts::add(std::size_t label, std::size_t guess) {
+void ClassCounts::add(std::size_t label, std::optional<std::size_t> guess) {
   if (guess == label) {
     ++counts_[label].right;
   } else {
-    ++counts_[guess].wrongly_guessed;
+    if (guess) ++counts_[*guess].wrongly_guessed;
     ++counts_[label].missed;
   }
 }

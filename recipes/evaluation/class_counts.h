@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "parallel/communicator.h"
@@ -28,8 +29,8 @@ class ClassCounts {
  public:
   explicit ClassCounts(std::size_t classes) : counts_(classes) {}
 
-  /// Counts an example of class `label` that was guessed to be of class `guess`.
-  void add(std::size_t label, std::size_t guess);
+  /// Counts an example of class `label` that was guessed to be of class `guess`, or of none.
+  void add(std::size_t label, std::optional<std::size_t> guess);
   /// Collective: sums the counts over all ranks.
   void reduce(Communicator& world);
   /// As defined for Evaluation::macro_f1.

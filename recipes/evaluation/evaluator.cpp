@@ -9,6 +9,7 @@
 #include "core/kernels/reduction.h"
 #include "parallel/moe/balancer.h"
 #include "recipes/evaluation/routing_counts.h"
+#include "recipes/measures/classification.h"
 
 namespace conclave {
 
@@ -69,18 +70,27 @@ void Evaluator::plan() {
   }
 }
 
-void Evaluator::calibrate(Index batches, const std::function<void()>& after_each) {
+void Evaluator::forward(Tape& tape, Index batch, bool calibrating) {
+  batcher_.fill({0, batch}, batch_);
+  forward(tape, batch_, calibrating);
+  synchronize(grid_.device());  // the next batch's tables go where it may still copy this one's from
+}
+
+bool Evaluator::observe(Index batch) {
+  if (batch >= batcher_.batches_per_epoch()) return false;
+  activations_.reset();
+  Tape tape(activations_, false);
+  forward(tape, batch, false);
+  return true;
+}
+
+void Evaluator::calibrate(Index batches) {
   const auto layers = model_.moe_layers();
   std::vector<Index> load;
-  DataPosition position;
   for (Index number = 0; number < std::min<Index>(batches, batcher_.batches_per_epoch()); ++number) {
-    batcher_.fill(position, batch_);
-    position = batch_.next;
     activations_.reset();
     Tape tape(activations_, false);
-    forward(tape, batch_, true);
-    synchronize(grid_.device());  // the next batch's tables go where it may still copy this one's from
-    if (after_each) after_each();
+    forward(tape, number, true);
     for (const auto& [name, layer] : layers) {
       if (!layer->balancer().calibrates()) continue;
       load.resize(layer->statistics().load.size());
@@ -136,8 +146,7 @@ Evaluation Evaluator::run(const BatchVisitor& visit) {
         if (!predictions.empty())
           predictions[static_cast<std::size_t>(batch_.examples[i])] =
               glue_prediction(glue_task_, {scores, classes});
-        guessed->add(static_cast<std::size_t>(batch_.labels[i]),
-                     static_cast<std::size_t>(std::max_element(scores, scores + classes) - scores));
+        guessed->add(static_cast<std::size_t>(batch_.labels[i]), guess_of({scores, classes}));
       }
     }
     routing.add(batch_, chosen_experts, world);

@@ -60,9 +60,11 @@ class Evaluator {
   void plan();
   /// Collective; the same result on every rank.
   Evaluation run(const BatchVisitor& visit = {});
-  /// Collective. Runs the first `batches` and gives the experts' loads to the balancers that calibrate; calls
-  /// `after_each`, if given, after each forward pass.
-  void calibrate(Index batches, const std::function<void()>& after_each = {});
+  /// Collective. Runs the first `batches` and gives the experts' loads to the balancers that calibrate.
+  void calibrate(Index batches);
+  /// Collective. Runs one batch, for observers of the layers' inputs, and changes nothing else. False if the
+  /// split has no batch of this number.
+  bool observe(Index batch);
 
  private:
   // Copies in host memory.
@@ -72,6 +74,8 @@ class Evaluator {
   };
 
   TaskOutput forward(Tape& tape, const Batch& batch, bool calibrating = false);
+  // The same for a batch of the split; waits for the device.
+  void forward(Tape& tape, Index batch, bool calibrating);
   using Layers = std::vector<std::pair<std::string, MoeLayer*>>;
   static Results copies_of(Tape& tape, const TaskOutput& output, const Layers& layers);
 

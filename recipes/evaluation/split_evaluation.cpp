@@ -51,16 +51,19 @@ DataRecipe table_of(const DataRecipe& data, const std::string& file) {
 SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedData& examples,
                                  const std::string& task, const std::vector<std::string>& overrides,
                                  const ProcessGrid& grid, bool calibrates)
-    : activations_("activations", 0, grid.device()),
-      loaded_(checkpoint, grid, overrides, calibrates),
-      task_(task_of(loaded_.model(), task)) {
+    : activations_("activations", 0, grid.device()), loaded_(checkpoint, grid, overrides, calibrates) {
   const Recipe& recipe = loaded_.recipe();
+  const Task* const first = parts_.emplace_back(Part{task_of(loaded_.model(), task), {}, {}, {}}).task;
+  for (Task* other : loaded_.model().tasks())
+    if (calibrates && other != first) parts_.emplace_back(Part{other, {}, {}, {}});
   const bool of_table = !examples.table.empty();
-  require(!of_table || (traits_of(task_->kind()).classes && recipe.data.has_texts()),
+  require(!of_table || (traits_of(first->kind()).classes && recipe.data.has_texts()),
           "{}: a table has texts and their classes, which this model's task \"{}\" does not read",
-          loaded_.checkpoint(), task_->name());
+          loaded_.checkpoint(), first->name());
   const DataRecipe source = of_table ? table_of(recipe.data, examples.table) : recipe.data;
-  ImageDataset data = read_examples(source, recipe.image, grid.world(), traits_of(task_->kind()).captions);
+  const bool captions =
+      std::ranges::any_of(parts_, [](const Part& part) { return traits_of(part.task->kind()).captions; });
+  ImageDataset data = read_examples(source, recipe.image, grid.world(), captions);
   ImageSplit& split = of_table ? data.train : data.split(examples.split);
   number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
   if (of_table && loaded_.tokenizer()->separator())  // a tab divides the two texts, as in `conclave predict`
@@ -69,18 +72,31 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
       example.text = std::move(pair.text);
       example.pair = std::move(pair.pair);
     }
-  ImageSplit chosen = examples_for(task_->kind(), std::move(split), data.class_names);
-  require(!chosen.examples.empty(), "{}: no examples",
-          of_table ? examples.table : "the " + examples.split + " split");
-  texts_ = chosen.examples;
-  tokens_ = tokenize(task_->kind(), std::move(chosen), loaded_.tokenizer(), recipe.data);
   Recipe read = recipe;
   read.data = source;
-  evaluator_ = std::make_unique<Evaluator>(
-      loaded_.model(), *task_, tokens_, read, activations_, grid,
-      calibrates ? std::optional(static_cast<std::uint64_t>(recipe.run.seed)) : std::nullopt);
-  evaluator_->plan();
+  for (Part& part : parts_) {
+    const TaskKind kind = part.task->kind();
+    ImageSplit chosen =
+        examples_for(kind, &part == &parts_.back() ? std::move(split) : split, data.class_names);
+    require(!chosen.examples.empty(), "{}: no examples",
+            of_table ? examples.table : "the " + examples.split + " split");
+    part.texts = chosen.examples;
+    part.tokens = tokenize(kind, std::move(chosen), loaded_.tokenizer(), recipe.data);
+    part.evaluator.emplace(
+        loaded_.model(), *part.task, part.tokens, read, activations_, grid,
+        calibrates ? std::optional(static_cast<std::uint64_t>(recipe.run.seed)) : std::nullopt);
+    part.evaluator->plan();
+  }
   activations_.seal(std::size_t{1} << 20);
+}
+
+void SplitEvaluation::observe(Index batches, const std::function<void()>& after_each) {
+  for (Index batch = 0; batch < batches; ++batch) {
+    bool more = false;
+    for (Part& part : parts_) more |= part.evaluator->observe(batch);
+    if (!more) return;
+    after_each();
+  }
 }
 
 }  // namespace conclave

@@ -1,7 +1,9 @@
 // A checkpoint's model and one split of its data, ready to be evaluated, on any number of ranks.
 #pragma once
 
-#include <memory>
+#include <deque>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,8 +23,9 @@ class SplitEvaluation {
  public:
   /// Collective. `checkpoint` is a file or a folder; `overrides` change the checkpoint's recipe, as data
   /// paths may differ from those of training. `task`: one of the model's; "": the first. `calibrates`: as in
-  /// LoadedModel; batches then come in random order. Throws Error if the data has a class that the model does
-  /// not know, if there are no examples, or if the task does not read a table.
+  /// LoadedModel; batches then come in random order, and those of the model's other tasks are read, too.
+  /// Throws Error if the data has a class that the model does not know, if there are no examples, or if the
+  /// task does not read a table.
   SplitEvaluation(const std::string& checkpoint, const EvaluatedData& examples, const std::string& task,
                   const std::vector<std::string>& overrides, const ProcessGrid& grid,
                   bool calibrates = false);
@@ -32,24 +35,28 @@ class SplitEvaluation {
   LoadedModel& loaded() { return loaded_; }
   const LoadedModel& loaded() const { return loaded_; }
   const std::vector<std::string>& class_names() const { return loaded_.class_names(); }
-  const std::vector<TextExample>& texts() const { return texts_; }
-  const TokenizedSplit& tokens() const { return tokens_; }
-  std::string_view task() const { return task_->name(); }
+  const std::vector<TextExample>& texts() const { return parts_.front().texts; }
+  const TokenizedSplit& tokens() const { return parts_.front().tokens; }
+  std::string_view task() const { return parts_.front().task->name(); }
   /// Collective; the same result on every rank.
-  Evaluation run(const BatchVisitor& visit = {}) { return evaluator_->run(visit); }
-  /// Collective. See Evaluator::calibrate().
-  void calibrate(Index batches, const std::function<void()>& after_each) {
-    evaluator_->calibrate(batches, after_each);
-  }
+  Evaluation run(const BatchVisitor& visit = {}) { return parts_.front().evaluator->run(visit); }
+  /// Collective. Runs up to `batches` batches of each task, one of each in turn, and calls `after_each` after
+  /// each turn.
+  void observe(Index batches, const std::function<void()>& after_each);
 
  private:
+  // What a task reads.
+  struct Part {
+    Task* task;
+    std::vector<TextExample> texts;
+    TokenizedSplit tokens;
+    std::optional<Evaluator> evaluator;
+  };
+
   Arena activations_;  // first, so that it outlives the model: after an error, dispatchers wait for messages
                        // that arrive in it
   LoadedModel loaded_;
-  Task* task_;
-  std::vector<TextExample> texts_;
-  TokenizedSplit tokens_;
-  std::unique_ptr<Evaluator> evaluator_;
+  std::deque<Part> parts_;  // first the task that is evaluated
 };
 
 }  // namespace conclave

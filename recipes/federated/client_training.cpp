@@ -42,13 +42,12 @@ ClientTraining::ClientTraining(const SimulationTable& simulation, const Recipe& 
 void ClientTraining::plan() {
   for (const auto most : batcher_.extremes()) {
     batcher_.fill_largest(batch_, most);
-    forward_backward(batch_, {}, batch_.global_sequences);
+    forward_backward(batch_, {});
   }
   parameters_.zero_gradients();
 }
 
-double ClientTraining::forward_backward(const Batch& batch, const RandomStream& stream,
-                                        std::int64_t examples) {
+double ClientTraining::forward_backward(const Batch& batch, const RandomStream& stream) {
   activations_.reset();
   Tape tape(activations_);
   const ModelInput input = model_input(batch);
@@ -57,7 +56,7 @@ double ClientTraining::forward_backward(const Batch& batch, const RandomStream& 
                          .first_token = batch.first_token,
                          .first_sequence = batch.first_sequence,
                          .global_tokens = batch.global_tokens,
-                         .global_sequences = examples,
+                         .global_sequences = batch.global_sequences,
                          .in_domain = input.in_domain,
                          .global_images = batch.global_images};
   const TaskOutput output = task_(tape, context, input);
@@ -101,12 +100,19 @@ ClientTraining::Result ClientTraining::train(std::span<const std::int64_t> examp
     std::span<const std::int64_t> rest(order_);
     rest =
         rest.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(batch, all - first)));
+    // The parts' gradients are summed, so each part's means are over the whole step.
     const auto of_step = static_cast<std::int64_t>(rest.size());
+    std::int64_t rows = 0, images = 0;
+    for (const std::int64_t example : rest) {
+      rows += batcher_.length(example);
+      images += batcher_.has_image(example);
+    }
     parameters_.zero_gradients();
     while (!rest.empty()) {
       rest = rest.subspan(batcher_.fill_with(rest, seed_, round * 1000 + epoch, batch_));
+      batch_.global_tokens = rows, batch_.global_sequences = of_step, batch_.global_images = images;
       stream.tensor = first_stream(batches++);
-      result.loss += forward_backward(batch_, stream, of_step);
+      result.loss += forward_backward(batch_, stream);
     }
     descend(proximal, anchor);
     result.seen += of_step;

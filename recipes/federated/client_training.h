@@ -40,7 +40,7 @@ class ClientTraining {
   void reserve(std::size_t most) { order_.reserve(most); }
 
  private:
-  double forward_backward(const Batch& batch, const RandomStream& stream, std::int64_t examples);
+  double forward_backward(const Batch& batch, const RandomStream& stream);
   void descend(double proximal, std::span<const float> anchor);
 
   const SimulationTable& simulation_;

@@ -45,6 +45,11 @@ const Recipe& for_clients(const Recipe& recipe, bool privately) {
           "moe.balancer = \"{}\" needs the loads of all clients' experts, which clients do not report; set "
           "it to \"none\" or \"aux_loss\"",
           recipe.moe.balancer);
+  require(
+      recipe.moe.gate == "top_k",
+      "moe.gate = \"{}\": what is learned would depend on the parts that a client's step is computed in; set "
+      "it to \"top_k\"",
+      recipe.moe.gate);
   require(!privately || recipe.model.bigrams == 0,
           "model.bigrams = {}: they are chosen from the clients' texts, without noise; set it to 0",
           recipe.model.bigrams);

@@ -90,25 +90,29 @@ TensorNotes notes_of(const CheckpointReader& checkpoint, const std::string& name
   notes.push_back({"zero_point", std::int64_t{0}});
   const std::string range = name.substr(0, name.rfind('/')) + "/input/range";
   if (checkpoint.has(range)) notes.push_back({"input_range", exported_name(range)});
+  const std::string factor = name.substr(0, name.rfind('/')) + "/input_factor";
+  if (checkpoint.has(factor)) notes.push_back({"input_factor", exported_name(factor)});
   return notes;
 }
 
 std::string quantization_of(const QuantizationRecipe& recipe) {
   if (!recipe.enabled) return "none";
   const int highest = (1 << recipe.activation_bits) - 1;
+  const bool by_token = recipe.activations == "token";
   return fmt::format(
       "Weights of {0} bits have a scale for each output channel. Inputs of products are integers from 0 to "
-      "{1}: "
-      "round(x / scale) + zero_point, where scale = (highest - lowest) / {1} and zero_point = round(-lowest "
-      "/ "
-      "scale) are of {2}, which is made to hold 0",
+      "{1}: round(x / scale) + zero_point, or the nearer end if that is beyond. scale = (highest - lowest) / "
+      "{1} and zero_point = round(-lowest / scale) are of {2}, which is made to hold 0{3}",
       recipe.weight_bits, highest,
-      recipe.activations == "token"
+      by_token
           ? "each row's own range"
           : fmt::format(
                 "the range in input_range of the weight. Where it has a range for each expert, an expert "
                 "with fewer than {} in input/rows has the lowest and the highest of all of them",
-                RangeObserver::kEnoughRows));
+                RangeObserver::kEnoughRows),
+      by_token || !recipe.learned ? ""
+                                  : ". Once zero_point is known, scale is multiplied by input_factor of the "
+                                    "weight, which was learned");
 }
 
 }  // namespace

@@ -36,6 +36,17 @@ std::vector<double> ranks(Scores scores) {
 
 }  // namespace
 
+std::optional<std::size_t> guess_of(std::span<const float> logits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  std::optional<std::size_t> best;
+  float largest = -kInfinity;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (!(logits[i] < kInfinity)) return std::nullopt;
+    if (logits[i] > largest) largest = logits[i], best = i;
+  }
+  return best;
+}
+
 double accuracy(Classes predicted, Classes labels) {
   check_sizes(predicted.size(), labels.size());
   double right = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "core/error.h"
 #include "data/glue.h"
@@ -13,11 +14,12 @@ namespace conclave {
 double glue_prediction(std::string_view task, std::span<const float> logits) {
   const std::size_t classes = glue_task(task).class_names.size();
   require(logits.size() == classes, "{} logits, but {} has {} classes", logits.size(), task, classes);
-  const auto best = std::ranges::max_element(logits);
-  if (!glue_task(task).has_scores()) return static_cast<double>(best - logits.begin());
+  const auto best = guess_of(logits);
+  if (!best) return std::numeric_limits<double>::quiet_NaN();
+  if (!glue_task(task).has_scores()) return static_cast<double>(*best);
   double weights = 0, sum = 0;
   for (std::size_t score = 0; score < classes; ++score) {
-    const double weight = std::exp(static_cast<double>(logits[score]) - static_cast<double>(*best));
+    const double weight = std::exp(static_cast<double>(logits[score]) - static_cast<double>(logits[*best]));
     weights += weight;
     sum += weight * static_cast<double>(score);
   }
@@ -28,9 +30,12 @@ std::vector<Measure> glue_measures(std::string_view task, std::span<const double
                                    std::span<const double> labels) {
   if (glue_task(task).has_scores())
     return {{"pearson", pearson(predictions, labels)}, {"spearman", spearman(predictions, labels)}};
-  const auto classes = [](std::span<const double> numbers) {
+  // What is predicted to be of no class is counted as of one that no example is of.
+  const auto none = static_cast<std::int32_t>(glue_task(task).class_names.size());
+  const auto classes = [&](std::span<const double> numbers) {
     std::vector<std::int32_t> classes;
-    for (const double number : numbers) classes.push_back(static_cast<std::int32_t>(number));
+    for (const double number : numbers)
+      classes.push_back(std::isnan(number) ? none : static_cast<std::int32_t>(number));
     return classes;
   };
   const auto predicted = classes(predictions), known = classes(labels);

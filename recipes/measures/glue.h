@@ -14,7 +14,8 @@ struct Measure {
 };
 
 /// The prediction from a model's logits, one for each class: the class with the highest logit; for stsb the
-/// mean of the scores 0 to 5, weighted by the classes' probabilities.
+/// mean of the scores 0 to 5, weighted by the classes' probabilities. NaN where guess_of() has none; measures
+/// of classes count this as wrong, others are then NaN, too.
 double glue_prediction(std::string_view task, std::span<const float> logits);
 
 /// The task's measures, in the order of GLUE's own table: cola matthews; mrpc and qqp f1 (of class 1) and

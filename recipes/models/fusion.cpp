@@ -5,14 +5,9 @@
 #include <cmath>
 
 #include "core/kernels/reduction.h"
+#include "core/kernels/vector_math.h"
 
 namespace conclave {
-namespace {
-
-// Added to the score of a modality that an example lacks, so that its weight is 0 in f32.
-constexpr double kMissing = -1e9;
-
-}  // namespace
 
 Fusion::Fusion(const ModelRecipe& model) : dropout_(model.dropout) {
   if (model.fusion != "cross") return;
@@ -77,7 +72,7 @@ Tensor Fusion::join(Tape& tape, const Tensor& pooled, const Tensor& offsets) con
   for_floating(pooled.dtype(), "fusion", [&]<class T>(T) {
     const auto scores = missing.span<T>();
     for (std::size_t i = 0; i < scores.size(); ++i)
-      scores[i] = bounds[i] < bounds[i + 1] ? T(0) : T(kMissing);
+      scores[i] = bounds[i] < bounds[i + 1] ? T(0) : T(kernels::kMaskingScore);
   });
   std::ranges::fill(same.span<std::int32_t>(), 0);
   const Tensor first_row = tape.on_device(same);

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 
+#include "core/kernels/vector_math.h"
+
 namespace conclave {
 namespace {
-
-// Added to a router's score of an expert that a row must not go to, so that its probability is 0.
-constexpr double kMasked = -1e9;
 
 bool separates(const Recipe& recipe) {
   return recipe.moe.modality_experts == "separate" && recipe.data.has_images() && recipe.has_texts();
@@ -196,8 +195,8 @@ void Trunk::separate_experts(Tape& tape, ForwardContext& context, const ModelInp
     for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
       for (std::int32_t row = offsets[s]; row < offsets[s + 1]; ++row, score += separate_experts_) {
         const bool image = row < offsets[s + 1] - (texts[s + 1] - texts[s]);
-        std::fill_n(score, half, image ? T(0) : T(kMasked));
-        std::fill_n(score + half, half, image ? T(kMasked) : T(0));
+        std::fill_n(score, half, image ? T(0) : T(kernels::kMaskingScore));
+        std::fill_n(score + half, half, image ? T(kernels::kMaskingScore) : T(0));
       }
   });
   context.router_scores = tape.on_device(scores);

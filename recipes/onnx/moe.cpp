@@ -74,7 +74,9 @@ Choice choose(Graph& graph, const Value& probabilities, const MoeLayer& layer, c
     weights = graph("Where", {taken, weights, graph.scalar(0.0F)});
     experts = graph("Where", {taken, experts, graph.scalar(std::int64_t{-1})});
   }
-  return {experts, graph("Div", {weights, graph("ReduceSum", {weights, graph.integers({1})})})};
+  const Value sum = graph("Max", {graph("ReduceSum", {weights, graph.integers({1})}),
+                                  graph.scalar(static_cast<float>(kernels::kLeastShare))});
+  return {experts, graph("Div", {weights, sum})};
 }
 
 // Applies the experts of one kind to their rows x [rows, hidden].

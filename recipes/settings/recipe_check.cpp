@@ -208,6 +208,11 @@ void check_modalities(const Recipe& recipe, Checker& check) {
                 check.shown("model.text_dropout", recipe.model.text_dropout), source);
   for_texts("model.bigrams", recipe.model.bigrams, data.has_texts());
   for_texts("train.masked_weight", recipe.train.masked_weight, data.has_texts());
+  check.require(recipe.train.masked_weight == 0 || recipe.model.token_dropout > 0,
+                {"train.masked_weight", "model.token_dropout"},
+                "{} is for predicting hidden tokens, but {} hides none; set model.token_dropout above 0",
+                check.shown("train.masked_weight", recipe.train.masked_weight),
+                check.shown("model.token_dropout", recipe.model.token_dropout));
   check.require(data.may_have_both() || recipe.model.fusion == "joint", {"model.fusion", "data.source"},
                 "{} is for images with texts, but {} has one of them alone; leave it \"joint\"",
                 check.shown("model.fusion", recipe.model.fusion), source);

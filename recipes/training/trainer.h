@@ -176,6 +176,7 @@ class Trainer {
   std::vector<std::pair<std::string, std::vector<double>>> served_;
   std::uint64_t step_seed_ = 0;       // for the randomness of a private step, except noise and sampling
   std::int64_t optimizer_start_ = 0;  // the step after which the optimizer was reset
+  std::int64_t missed_steps_ = 0;     // steps so far that were other sites' alone
   StepSums sums_;
   std::string problem_;  // the first numerical problem that this rank saw
   std::vector<std::pair<std::string, Evaluation>> last_validation_;

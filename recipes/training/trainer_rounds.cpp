@@ -16,12 +16,14 @@ void Trainer::begin_round(const std::string& checkpoint, std::int64_t first_step
   optimizer_start_ = first_step;
   // A round that is interrupted and repeated may release two updates. The site's ledger counts both.
   if (privacy_) privacy_->go_on_from(first_step);
-  std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task in these steps
+  std::vector<std::int64_t> used(tasks_.size());  // micro-batches of each task in the steps seen
+  missed_steps_ = 0;
   for (step_ = 0; step_ < seen; ++step_)
     for (std::int64_t micro = 0; micro < recipe_.train.accumulate; ++micro) ++used[task_of(micro)];
   for (std::size_t t = 0; t < tasks_.size(); ++t)
     tasks_[t].batches->seek({used[t] / tasks_[t].batches_per_epoch, used[t] % tasks_[t].batches_per_epoch});
   step_ = first_step;
+  missed_steps_ = first_step - seen;
   log_.forget_metrics_from(step_ + 1);
 }
 

@@ -23,10 +23,12 @@ double Trainer::domain_strength() const {
   return steps > 0 ? std::max(0.0, 1.0 - static_cast<double>(step_) / steps) : 0.0;
 }
 
-// Drawn for every micro-batch, and the same on all ranks.
+// Drawn for every micro-batch, and the same on all ranks. By the steps that were taken here: begin_round()
+// counts each task's batches in these.
 std::size_t Trainer::task_of(std::int64_t micro_batch) const {
   if (tasks_.size() == 1) return 0;
-  const RandomStream stream = stream_of(micro_batch);
+  RandomStream stream = stream_of(micro_batch);
+  stream.step -= static_cast<std::uint32_t>(missed_steps_);
   double drawn = stream.uniform(0);
   for (std::size_t t = 0; t + 1 < tasks_.size(); ++t)
     if ((drawn -= tasks_[t].share) < 0) return t;

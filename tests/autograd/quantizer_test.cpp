@@ -182,7 +182,16 @@ TEST_CASE("layers too wide for integer sums and weights of NaN are refused", "[q
   const Quantizer& quantizer = *integers.quantizers.front();
   quantizer.weight_parameter().value.span<float>()[1] = std::numeric_limits<float>::quiet_NaN();
   CHECK_THROWS_WITH(quantizer.weight_integers(Tensor::empty({2, 3}, DType::i8), Tensor::empty({2})),
-                    Catch::Contains("no number"));
+                    Catch::Contains("weight: a weight is infinite or no number"));
+  integers.rounds = integers.integers = true;
+  Arena arena("test");
+  Tape tape(arena, false);
+  const Tensor x = Tensor::zeros({1, 3});
+  for (int call = 0; call < 2; ++call) {
+    CHECK_THROWS_WITH(narrow(tape, x), Catch::Contains("no number"));
+    CHECK_THROWS_WITH(narrow.part(tape, x, 0, 1), Catch::Contains("no number"));
+    CHECK_NOTHROW(narrow.part(tape, x, 1, 2));
+  }
 }
 
 TEST_CASE("a weight is converted to integers and back, wherever its channels are", "[quantizer]") {
@@ -203,6 +212,13 @@ TEST_CASE("a weight is converted to integers and back, wherever its channels are
     const Tensor again = Tensor::empty({3, 3, 9}, DType::i8);
     quantizer.weight_integers(again, scale);
     CHECK(std::ranges::equal(again.span<std::int8_t>(), integers.span<std::int8_t>()));
+    // With fewer bits, a channel's range gives its scale, and no weight is clipped.
+    shared.options.weight_bits = 4;
+    quantizer.take_integers(integers, scale);
+    const Tensor of_fewer = Tensor::empty({9});
+    quantizer.weight_integers(again, of_fewer);
+    for (std::size_t c = 0; c < 9; ++c)
+      CHECK(of_fewer.span<float>()[c] == Approx(scale.span<float>()[c] * 127 / 7));
   }
 }
 

@@ -120,6 +120,23 @@ TEST_CASE("batch normalization of half a batch with the sums of both equals the 
   CHECK(distance(norm(tape, context, half), norm(tape, {}, both).rows(0, 2)) < 1e-12);
 }
 
+TEST_CASE("a batch without any image leaves batch normalization as it is", "[module]") {
+  BatchNorm norm(3);
+  ParameterSet parameters(norm, DType::f64, 1);
+  parameters.zero_gradients();
+  Arena arena("test");
+  Tape tape(arena);
+  tape.stop_planning();
+  const Tensor x = kept(Tensor::empty({0, 2, 5, 3}, DType::f64));
+  const Tensor y = norm(tape, {.training = true}, x);
+  CHECK(y.shape() == x.shape());
+  tape.backward(y, Tensor::empty({0, 2, 5, 3}, DType::f64));
+  for (const auto& [name, buffer] : norm.named_buffers())
+    for (const double value : buffer->values.span<double>()) CHECK(value == buffer->start);
+  for (const Parameter* parameter : parameters.parameters())
+    for (const double value : parameter->slot.gradient.span<double>()) CHECK(value == 0);
+}
+
 TEST_CASE("a share without images takes part in batch normalization", "[module]") {
   BatchNorm norm(3);
   ParameterSet parameters(norm, DType::f64, 1);

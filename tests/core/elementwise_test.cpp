@@ -8,6 +8,13 @@
 #include "core/kernels/activation_loops.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/dropout.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/gate.h"
+#include "core/kernels/hinge.h"
+#include "core/kernels/layer_norm.h"
+#include "core/kernels/permutation.h"
+#include "core/kernels/reduction.h"
+#include "core/kernels/softmax.h"
 #include "core/random.h"
 #include "tests/core/reference_activation.h"
 #include "tests/core/values.h"
@@ -231,6 +238,48 @@ TEMPLATE_TEST_CASE("adamw without adaptive rates takes steps along the mean grad
     }
   }
   CHECK(distance(w, expected) < tolerance<TestType>);
+}
+
+TEST_CASE("without adaptive rates, a second moment that overflows does no harm", "[kernels]") {
+  const Tensor w = Tensor::zeros({1}), g = w.clone(), m = w.clone(), v = w.clone();
+  g.fill(1e20);
+  const Tensor numbers = unwritten({kAdamWNumbers}, DType::f32);
+  prepare_adamw({.learning_rate = 0.5, .beta1 = 0, .adaptive = false}, numbers);
+  adamw(w, g, m, v, Tensor(), Decay::on, numbers);
+  CHECK(std::isinf(v.data<float>()[0]));
+  CHECK(w.data<float>()[0] == Approx(-0.5e20));
+}
+
+TEST_CASE("kernels of contiguous rows refuse strided ones", "[kernels]") {
+  const auto refuses = [](const auto& call) {
+    CHECK_THROWS_WITH(call(), Catch::Contains("[4, 3] (strided)"));
+  };
+  const Tensor strided = Tensor::zeros({4, 6}).slice(1, 0, 3), whole = Tensor::zeros({4, 3}),
+               out = Tensor::zeros({4, 3}), of_rows = Tensor::zeros({4}), of_columns = Tensor::zeros({3}),
+               ids = Tensor::zeros({4}, DType::i32), slots = Tensor::zeros({4, 1}, DType::i32),
+               offsets = Tensor::of<std::int32_t>({2}, {0, 4}), mask = Tensor::zeros({4, 3}, DType::u8);
+  refuses([&] { softmax(strided, out, {}); });
+  refuses([&] { softmax_backward(whole, strided, out, Write::assign); });
+  refuses([&] { cross_entropy(strided, ids, 0, of_rows, out, Tensor::zeros({4}, DType::u8)); });
+  refuses([&] { activation(strided, Activation::relu, out, {}); });
+  refuses([&] { multiply(strided, whole, out); });
+  refuses([&] { add(strided, whole, out); });
+  refuses([&] { scale(strided, 2, out); });
+  refuses([&] { swap(strided, out); });
+  refuses([&] { dropout(strided, {}, 0.5, {}, 0, out, mask); });
+  refuses([&] { dropout_backward(strided, mask, 0.5, out, Write::assign); });
+  refuses([&] { layer_norm(strided, of_columns, of_columns, {}, out, of_rows, of_rows); });
+  refuses([&] {
+    layer_norm_backward(whole, strided, of_columns, of_columns, {}, of_rows, of_rows, out, Write::assign,
+                        of_columns, of_columns, {});
+  });
+  refuses([&] { squared_hinge(strided, ids, of_rows); });
+  refuses([&] { squared_hinge_backward(of_rows, strided, ids, out, Write::assign); });
+  refuses([&] { top_k_gate(strided, {}, slots, Tensor::zeros({4, 1})); });
+  refuses([&] { embedding(ids, strided, out); });
+  refuses([&] { embedding_bag(ids, offsets, 1, strided, Tensor::zeros({1, 3})); });
+  refuses([&] { column_sums(strided, of_columns); });
+  refuses([&] { gather_rows(strided, slots, std::span(&out, 1)); });
 }
 
 TEST_CASE("adamw does not hide a gradient that is not finite", "[kernels]") {

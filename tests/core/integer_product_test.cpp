@@ -1,6 +1,8 @@
 #include "core/kernels/integer_product.h"
 
 #include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
 
 #include "core/random.h"
 #include "tests/core/values.h"
@@ -144,6 +146,50 @@ TEST_CASE("an integer product equals that of the rounded numbers, bias and activ
       }
     }
   }
+}
+
+TEST_CASE("the largest sums do not overflow, on any path", "[kernels]") {
+  const Index in = IntegerWeights::kMostInputs, out = 17, offsets[] = {0, 2};
+  const Tensor weight = Tensor::empty({1, out, in}, DType::i8);
+  for (Index c = 0; c < out; ++c) weight.reshape({out, in}).rows(c, c + 1).fill(c % 2 ? -127 : 127);
+  const IntegerWeights weights = packed(weight);
+  for (const int highest : {127, 255}) {
+    const Tensor ones = Tensor::empty({2}), zero = Tensor::of<float>({2}, {0, static_cast<float>(highest)});
+    ones.fill(1);
+    const IntegerRows input{Tensor::zeros({2, weights.row_bytes()}, DType::u8), ones, zero};
+    input.values.rows(0, 1).fill(highest);  // row 1: 0, and the greatest zero point
+    const double largest = 127.0 * highest * static_cast<double>(in);
+    for (const IntegerPath path : integer_paths()) {
+      CAPTURE(highest, name_of(path));
+      const Tensor y = unwritten({2, out}, DType::f32);
+      integer_product(input, highest, offsets, weights, Tensor(), Activation::none, y, path);
+      for (Index i = 0; i < 2 * out; ++i)
+        CHECK(y.data<float>()[i] == static_cast<float>((i / out + i % out) % 2 ? -largest : largest));
+    }
+  }
+}
+
+TEST_CASE("products of rows that are not finite are NaN", "[kernels]") {
+  for (const Index in : {5, 37, 64})
+    for (const float wrong : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity()}) {
+      const Tensor x = random_values({3, in}, 1, DType::f32);
+      x.data<float>()[2 * in - 1] = wrong;  // in the second row
+      const IntegerWeights weights = packed(integers<std::int8_t>({1, 2, in}, 1, -127, 127));
+      const IntegerRows rows{Tensor::empty({3, weights.row_bytes()}, DType::u8), Tensor::empty({3}),
+                             Tensor::empty({3})};
+      quantize_rows(x, QuantLevels::affine(8), rows);
+      CHECK(rows.zero_point.data<float>()[1] == 0);
+      const Tensor y = unwritten({3, 2}, DType::f32);
+      const Index offsets[] = {0, 3};
+      integer_product(rows, 255, offsets, weights, Tensor(), Activation::relu, y);
+      for (Index i = 0; i < 6; ++i) CHECK(std::isnan(y.data<float>()[i]) == (i / 2 == 1));
+      // With scales that are given, there is nothing to tell it by.
+      const Tensor one = Tensor::of<float>({1}, {1}), zero = Tensor::of<float>({1}, {3});
+      const IntegerRows given{rows.values, one, zero};
+      quantize_by(x, QuantLevels::affine(8), given);
+      CHECK(int(rows.values.data<std::uint8_t>()[weights.row_bytes() + in - 1]) == (wrong > 0 ? 255 : 0));
+    }
 }
 
 TEST_CASE("integer products name the argument that does not fit", "[kernels]") {

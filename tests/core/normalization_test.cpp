@@ -8,6 +8,7 @@
 #include "core/kernels/layer_norm_rows.h"
 #include "core/kernels/softmax.h"
 #include "core/kernels/squared_error.h"
+#include "core/kernels/vector_math.h"
 #include "tests/core/reference_activation.h"
 #include "tests/core/values.h"
 
@@ -58,6 +59,14 @@ TEMPLATE_TEST_CASE("softmax of large scores does not overflow", "[kernels]", flo
   softmax(x, y, lse);
   CHECK(distance(y, Tensor::of<double>({2, 3}, {0.5, 0.5, 0, 1 / 3.0, 1 / 3.0, 1 / 3.0})) < 1e-6);
   CHECK(distance(lse, Tensor::of<double>({2}, {1e4 + std::log(2.0), -1e4 + std::log(3.0)})) < 1e-6);
+}
+
+TEST_CASE("what is masked has no share of a softmax, and all else has some", "[kernels]") {
+  const Tensor y = unwritten({1, 4}, DType::f32);
+  softmax(Tensor::of<float>({1, 4}, {300, 30, static_cast<float>(400 + kMaskingScore), 30}), y, {});
+  const auto shares = y.span<float>();
+  CHECK(shares[2] == 0);
+  CHECK(std::min(shares[1], shares[3]) > 0);
 }
 
 TEMPLATE_TEST_CASE("cross entropy agrees with its formula, smoothed or not", "[kernels]", float, double) {

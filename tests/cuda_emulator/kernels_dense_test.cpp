@@ -8,6 +8,7 @@
 #include "core/kernels/fake_quantize.h"
 #include "core/kernels/layer_norm.h"
 #include "core/kernels/softmax.h"
+#include "core/kernels/vector_math.h"
 #include "core/random.h"
 #include "tests/core/reference_activation.h"
 #include "tests/cuda_emulator/twins.h"
@@ -120,12 +121,15 @@ TEMPLATE_TEST_CASE("softmax and cross-entropy on the device agree with the proce
       x.data<T>()[0] = x.data<T>()[columns - 1] = T(50);
       labels.data<std::int32_t>()[0] = static_cast<std::int32_t>(round % 2 ? columns - 1 : 0);
     }
+    const Tensor masked = x.clone();
+    if (rows > 0 && columns > 2) masked.data<T>()[1] += T(kMaskingScore);
     for (const Write mode : {Write::assign, Write::accumulate}) {
       const Tensor dx = mode == Write::assign ? unwritten(shape, kType) : random_values(shape, 4, kType);
-      compare_twins<T>({x, unwritten(shape, kType), unwritten({rows}, kType), dy, dx}, [&](const Tensors& t) {
-        softmax(t[0], t[1], t[2]);
-        softmax_backward(t[3], t[1], t[4], mode);
-      });
+      compare_twins<T>({masked, unwritten(shape, kType), unwritten({rows}, kType), dy, dx},
+                       [&](const Tensors& t) {
+                         softmax(t[0], t[1], t[2]);
+                         softmax_backward(t[3], t[1], t[4], mode);
+                       });
       compare_twins<T>({x, labels, unwritten({rows}, kType), unwritten(shape, kType),
                         Tensor::zeros({rows}, DType::u8), dlosses, dx},
                        [&](const Tensors& t) {

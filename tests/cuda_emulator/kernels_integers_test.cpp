@@ -1,3 +1,6 @@
+#include <cmath>
+#include <limits>
+
 #include "core/kernels/activation.h"
 #include "core/kernels/integer_convolution.h"
 #include "tests/cuda_emulator/twins.h"
@@ -71,6 +74,22 @@ TEST_CASE("rows are quantized to the same integers on device and processor") {
         REQUIRE(emulator::take_report() == "");
       }
   }
+}
+
+TEST_CASE("rows that are not finite have the scale NaN, on the device, too") {
+  for (const Index in : {5, 37, 700})
+    for (const float wrong :
+         {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      const Tensor x = random_values({3, in}, 1, DType::f32);
+      x.data<float>()[2 * in - 1] = wrong;  // in the second row
+      for (const Tensor& of : {x, conclave::cuda::to_device(x)}) {
+        const IntegerRows rows = quantized(of, QuantLevels::affine(8), false);
+        const Tensor scale = on_host(rows.scale), zero = on_host(rows.zero_point);
+        for (Index row = 0; row < 3; ++row) CHECK(std::isnan(scale.data<float>()[row]) == (row == 1));
+        CHECK(std::isfinite(zero.data<float>()[1]));
+      }
+    }
+  REQUIRE(emulator::take_report() == "");
 }
 
 // Packs a weight with a scale for each channel.

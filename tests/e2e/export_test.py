@@ -113,6 +113,16 @@ def texts():
     run([PROGRAM, "quantize", "plain_f32", "--out", "afterwards"])
     exported = Exported("afterwards")
     assert_alike("afterwards", predicted("afterwards", exported.class_names, lines), exported.probabilities(lines), True)
+    # Scores far apart, and biases that choose experts whose probabilities are 0.
+    far = ["train.steps=20", "train.learning_rate=10", "train.clip_norm=0", "moe.top_k=1", "moe.entropy_coefficient=1", "moe.bias_rate=10"]
+    train(1, "far", *far)
+    assert numpy.isfinite(predicted("far", exported.class_names, lines)).all()
+    assert numpy.isfinite(Exported("far").probabilities(lines)).all()
+    run([PROGRAM, "quantize", "plain_f32", "--out", "eight", "--set=quantization.activation_bits=8"])
+    run([PROGRAM, "export", "eight", "warned.onnx"], says=["warning: quantization.activation_bits = 8"])
+    eight = Exported("eight").probabilities(lines)
+    if "vnni" in Path("/proc/cpuinfo").read_text():
+        assert_alike("eight", predicted("eight", exported.class_names, lines), eight, True)
     types = {one.name: one.data_type for one in exported.proto.graph.initializer}
     assert types["layers.0.moe.experts.up.weight.0"] == types["layers.1.attention.qkv.weight"] == onnx.TensorProto.INT8
 
@@ -210,6 +220,12 @@ def files_explain_themselves():
                 assert b"each row's own range" in file.attrs["quantization"]
             else:
                 assert numpy.abs(up[()] - restored).max() <= scale.max() / 2 * 1.001
+    run([PROGRAM, "quantize", "plain_learned", "--out", "factors"])
+    run([PROGRAM, "export", "factors", "factors.h5"])
+    with h5py.File("factors.h5") as file:
+        up = file["layers/0/moe/experts/up/weight"].attrs
+        assert file[up["input_range"].decode()].shape == (4, 2) and file[up["input_factor"].decode()].shape == (4,)
+        assert b"multiplied by input_factor" in file.attrs["quantization"]
         run([PROGRAM, "export", directory, "weights", "--format=safetensors"])
         with safe_open("weights", framework="numpy") as file:
             assert json.loads(file.metadata()["class_names"]) == ["class 0", "class 1", "class 2"]
@@ -239,11 +255,13 @@ def reader():
     assert "int8 (4, 32, 32) expert, out, in" in run([sys.executable, script, "deep.h5"])
     # The script refuses models that it would compute differently from Conclave.
     train(1, "balanced", "train.steps=2", "moe.balancer=grad_norm", "moe.balance_inference=true")
-    for directory in ("balanced", "mean", "joint"):
+    images_test.train(1, "drawing", "tasks.classify=0", "tasks.generate=1", "generate.patch=4", "data.vocabulary=60",
+                      "data.max_length=16", "train.steps=2")
+    for directory in ("balanced", "mean", "joint", "drawing"):
         run([PROGRAM, "export", directory, f"{directory}.h5"])
     with h5py.File("deep.h5", "r+") as file:
         file["tokenizer/pieces"][1] = "<SEP>"  # as in a model for pairs of texts
-    for name in ("balanced", "mean", "joint", "deep"):
+    for name in ("balanced", "mean", "joint", "drawing", "deep"):
         run([sys.executable, script, f"{name}.h5", "a"], status=1, says=["read_export: knows models with"])
 
 

@@ -67,6 +67,28 @@ def png(width, height, channels, rows):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+def png_rows(png):
+    """The rows of a PNG's pixels [height, bytes], for depths of 8 bits."""
+    chunks, at = {}, 8
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        chunks[kind] = chunks.get(kind, b"") + png[at + 8 : at + 8 + length]
+        at += 12 + length
+    width, height, _, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    pixel = {kind: channels for channels, kind in COLOUR_TYPES.items()}[colour]
+    data, above, rows = zlib.decompress(chunks[b"IDAT"]), [0] * (width * pixel), []
+    for y in range(height):
+        kind, *row = data[y * (width * pixel + 1) : (y + 1) * (width * pixel + 1)]
+        for i in range(len(row)):
+            left, up = row[i - pixel] if i >= pixel else 0, above[i]
+            corner = above[i - pixel] if i >= pixel else 0
+            nearest = min((left, up, corner), key=lambda value: abs(left + up - corner - value))  # Paeth's
+            row[i] = (row[i] + (0, left, up, (left + up) // 2, nearest)[kind]) % 256
+        rows.append(row)
+        above = row
+    return rows
+
+
 def write_png(name, width, pixels):
     """Writes a PNG; `pixels` are tuples of channels, row by row."""
     height = len(pixels) // width

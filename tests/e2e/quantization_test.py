@@ -11,7 +11,7 @@ import h5py
 import numpy
 
 from e2e import images_test
-from runs import PROGRAM, assert_same_weights, go_on, losses, prepare, run, train
+from runs import PROGRAM, assert_same_weights, checkpoints, go_on, losses, prepare, run, train, weights
 
 STEPS = 40
 RUN = [f"train.steps={STEPS}", "train.ema=0.9", "train.accumulate=2", "checkpoint.every=7", "checkpoint.keep=100"]
@@ -31,6 +31,11 @@ def observed(directory, step):
     with h5py.File(f"{directory}/step-{step:08d}.h5") as file:
         file["model"].visititems(lambda name, item: found.update({name: item[()]}) if name.endswith("/range") else None)
     return found
+
+
+def selection(directory):
+    """The factors by which `grad_norm` selects experts: {name: bytes}."""
+    return {name: data for name, data in weights(checkpoints(directory)[-1]).items() if name.endswith("selection_factor")}
 
 
 def squared_gradients(directory, step):
@@ -129,6 +134,10 @@ def main():
         options = ["quantization.activations=tensor", f"quantization.observer={observer}", "quantization.percentile=99.9"]
         run([PROGRAM, "quantize", "plain", "--out", observer, "--batches", "8", *[f"--set={option}" for option in options]])
         assert abs(loss(observer) - plain) < 0.03, (observer, loss(observer), plain)
+    # Where ranges are learned, routing stays as it is.
+    train(1, "even", "train.steps=2", "moe.balancer=grad_norm")
+    run([PROGRAM, "quantize", "even", "--out", "even_int8", "--batches=4", "--set=quantization.activations=tensor"])
+    assert selection("even_int8") == selection("even") != {}, selection("even")
     # After exactly start_step steps, a model is rounded in every evaluation.
     train(1, "begins", QUANTIZED, "train.steps=10", "quantization.start_step=10")
     evaluate = [PROGRAM, "eval", "begins", "--set=quantization.inference=rounded"]

@@ -98,6 +98,22 @@ def test_mean():
     assert 0 < apart < 6 * noise * bound / CLIENTS, apart
 
 
+def test_parts():
+    """A step that is computed in several parts learns what it learns in one, also from auxiliary losses."""
+    runs.prepare()
+    whole = ["simulation.recipe=tiny.toml", "simulation.clients=2", "simulation.local_steps=1", "model.bigrams=0", *STILL]
+    whole.append("model.token_dropout=0.5")
+    for tokens in (48, 4096):
+        of_parts = [*whole, f"train.batch_tokens={tokens}"]
+        simulate(1, f"none{tokens}", *of_parts)
+        router = ["moe.balancer=aux_loss", "moe.aux_coefficient=10", "moe.z_coefficient=1"]
+        for name, terms in ("router", router), ("masked", ["train.masked_weight=1"]):
+            simulate(1, f"{name}{tokens}", *of_parts, *terms)
+    for name in ("router", "masked"):
+        few, many = (norm(changes(model(f"{name}{tokens}"), model(f"none{tokens}"))) for tokens in (4096, 48))
+        assert 0.8 < many / few < 1.25, (name, many, few)
+
+
 def test_ranks():
     """The result does not depend on the number of ranks: random numbers belong to clients."""
     several = ["simulation.clients=30", "simulation.cohort=11", "simulation.rounds=4", "simulation.local_batch=7"]
@@ -232,6 +248,7 @@ def test_mistakes():
     for options, status, says in [
         (["moe.balancer=bias"], 1, "loads of all clients' experts"),
         (["image.norm=batch"], 1, "running statistics"),
+        (["moe.gate=expert_choice"], 1, "the parts that a client's step is computed in"),
         (["quantization.enabled=true", "quantization.activations=tensor"], 1, "ranges are no part"),
         (["quantization.enabled=true", "quantization.start_step=5"], 1, "counts rounds; set it to 0"),
         (["strategy.name=median"], 1, "take a strategy that needs no more"),
@@ -255,7 +272,7 @@ def main():
     prepare()
     Path("simulation.toml").write_text(SIMULATION)
     run([PROGRAM, "federate", "initialize", "images.toml", "--out", "start", "--set=moe.balancer=none"])
-    tests = [test_one_step, test_mean, test_ranks, test_privacy, test_noise, test_allocations, test_learns, test_folder, test_mistakes]
+    tests = [test_one_step, test_mean, test_parts, test_ranks, test_privacy, test_noise, test_allocations, test_learns, test_folder, test_mistakes]
     for test in tests:
         test()
 

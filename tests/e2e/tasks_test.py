@@ -4,6 +4,8 @@ generated images."""
 import json
 from pathlib import Path
 
+import h5py
+
 from e2e import images_test
 from e2e.images_test import prepare, train
 from runs import PROGRAM, assert_same_losses, assert_same_weights, checkpoints, losses, run
@@ -47,6 +49,15 @@ def main():
         judged = json.loads(run([PROGRAM, "eval", "one", f"--task={task}"]).splitlines()[-1])
         assert judged["task"] == task and has in judged, judged
     run([PROGRAM, "eval", "one", "--task=sing"], status=1, says=["--task sing", "classify, caption, generate"])
+
+    # Ranges are learned from the batches of all tasks: only captions and drawings read texts.
+    train(1, "narrow", *TASKS, "model.embedding=8", "train.steps=2")
+    said = run([PROGRAM, "quantize", "narrow", "--out", "integers", "--batches=4", "--set=quantization.activations=tensor"])
+    assert "warning" not in said, said
+    rows = {}
+    with h5py.File(checkpoints("integers")[-1]) as file:
+        file["model"].visititems(lambda name, item: rows.update({name: item[()]}) if name.endswith("/input/rows") else None)
+    assert any("embedding_projection" in name for name in rows) and all(seen.any() for seen in rows.values()), rows
 
     draw = [PROGRAM, "generate", "one", "--text=Bag", "--text=ankle boot", "--count=3", "--steps=2", "--scale=1"]
     for name, options in (("a", []), ("b", []), ("c", ["--seed=2"]), ("d", ["--guidance=0"])):

@@ -195,7 +195,9 @@ void check_interrupted(Engine& engine) {
 }
 
 TEST_CASE("answers are the same alone, in a batch, and with experts on other ranks", "[service]") {
-  const TrainedEngine trained;
+  const char* const kInt8 = "quantization.enabled=true";
+  const TrainedEngine trained(GENERATE_COPY(
+      values<std::vector<std::string>>({{}, {kInt8}, {kInt8, "quantization.activations=tensor"}})));
   const BatchLimits limits{.rows = 256, .jobs = 8};
   std::vector<Answer> alone, drawn, written;
   std::vector<std::int64_t> used;

@@ -23,6 +23,9 @@ TEST_CASE("macro F1 counts the classes among labels or predictions, like scikit-
   CHECK(second.recall() == 1);
   CHECK(third.precision() == 0);
   CHECK(third.recall() == 0);
+  counts.add(0, std::nullopt);  // guessed to be of no class: missed, and nothing else
+  CHECK(first.missed == 2);
+  CHECK(counts.macro_f1() == Approx((4 / 6.0 + 2.0 / 3 + 0 + 0) / 4));
 }
 
 TEST_CASE("macro F1 without examples is 0", "[measures]") { CHECK(ClassCounts(3).macro_f1() == 0); }

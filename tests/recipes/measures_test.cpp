@@ -129,4 +129,15 @@ TEST_CASE("a prediction is the most probable class, or the mean of scores", "[me
   CHECK(glue_prediction("stsb", std::vector<float>{0, 0, 0, 0, 0, 0}) == Approx(2.5));
   CHECK(glue_prediction("stsb", std::vector<float>{-1e4F, -1e4F, -1e4F, -1e4F, 1e4F, 1e4F}) == Approx(4.5));
   CHECK_THROWS_AS(glue_prediction("rte", std::vector<float>{0, 0, 0}), Error);
+  // Logits that are no numbers predict no class, not the first one.
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN(),
+                  kInfinite = std::numeric_limits<float>::infinity();
+  for (const std::vector<float>& logits :
+       {std::vector{kNan, 0.0F}, {1.0F, kNan}, {kInfinite, 0.0F}, {-kInfinite, -kInfinite}})
+    CHECK(std::isnan(glue_prediction("rte", logits)));
+  CHECK(glue_prediction("rte", std::vector<float>{-kInfinite, 0}) == 1);
+  const std::vector<double> none{kNan, 1, kNan, 0}, some{0, 1, 1, 0};
+  CHECK(glue_measures("mrpc", none, some)[1].value == 0.5);
+  CHECK(glue_measures("mrpc", none, some)[0].value == Approx(2 / 3.0));
+  CHECK(glue_measures("cola", none, some)[0].value < 1);
 }

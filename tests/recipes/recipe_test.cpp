@@ -303,6 +303,10 @@ TEST_CASE("options for texts or for images only are refused without them", "[rec
         "q.toml:2: model.bigrams = 100 is for texts, of which data.source = \"fashion_mnist\" has none");
   CHECK_THAT(mistake(images + "model.token_dropout = 0.1"), StartsWith("q.toml:2: model.token_dropout"));
   CHECK_THAT(mistake(images + "train.masked_weight = 0.1"), StartsWith("q.toml:2: train.masked_weight"));
+  CHECK(mistake("train.masked_weight = 0.1") ==
+        "q.toml:1: train.masked_weight = 0.1 is for predicting hidden tokens, but model.token_dropout = 0.0 "
+        "(default) hides none; set model.token_dropout above 0");
+  CHECK(mistake("train.masked_weight = 0.1\nmodel.token_dropout = 0.1") == "");
   CHECK_THAT(mistake("data.inputs = \"image\""), Contains("data.inputs is for source = \"emoji\""));
   CHECK_THAT(mistake("tasks.caption = 1"),
              StartsWith("q.toml:1: tasks.caption = 1.0 is for data with images, of which data.source = "
