@@ -215,8 +215,8 @@ void Tape::backward(std::span<const Loss> losses) {
     }
     walking_ = node->name;
     if (reached) {
-      if (Timeline* timeline = Timeline::recording()) timeline->restart();  // the node may record others
       const Timeline::Scope timed(node->name, "backward", node->scope);
+      if (Timeline* timeline = Timeline::recording()) timeline->restart();  // the node may record others
       node->run(node->closure, *this);
     }
     recycle(*node);

@@ -13,10 +13,12 @@ namespace conclave {
 /// Records what the thread that made it does, until it is destroyed; one at a time on a thread.
 class Timeline {
  public:
+  static constexpr const char* kCommunication = "communication";
+
   struct Span {
     const char* name = "";
     const char* where = "";     ///< the part of the model, "layers.0.moe"; "" if it is not of one
-    const char* kind = "";      ///< "step", "forward", "backward" or "communication"
+    const char* kind = "";      ///< "step", "forward", "backward" or kCommunication
     double begin = 0, end = 0;  ///< seconds since the Timeline was made
   };
 

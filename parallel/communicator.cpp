@@ -32,7 +32,7 @@ Request::~Request() {
 
 void Request::wait() {
   if (owner_ == nullptr) return;
-  const Timeline::Scope timed("wait", "communication");
+  const Timeline::Scope timed("wait", Timeline::kCommunication);
   finish(true);
 }
 

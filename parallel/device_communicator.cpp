@@ -4,6 +4,7 @@
 
 #include "core/cuda/memory.h"
 #include "core/kernels/kernel.h"
+#include "core/timeline.h"
 #include "parallel/communicator_arguments.h"
 
 namespace conclave {
@@ -20,7 +21,9 @@ void DeviceCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
   if (values.device() == Device::cpu) return control_->all_reduce(values, reduction);
   expect_contiguous("all_reduce", "values", values);
   expect_reducible("all_reduce", values);
-  if (size() > 1 && values.numel() > 0) all_reduce_there(values, reduction);
+  if (size() == 1 || values.numel() == 0) return;
+  const Timeline::Scope timed("all_reduce", Timeline::kCommunication);
+  all_reduce_there(values, reduction);
 }
 
 Request DeviceCommunicator::start_all_reduce(const Tensor& values, Reduction reduction) {
@@ -35,7 +38,9 @@ void DeviceCommunicator::broadcast(const Tensor& values, int root) {
   if (values.device() == Device::cpu) return control_->broadcast(values, root);
   expect_contiguous("broadcast", "values", values);
   expect_root(root, size());
-  if (size() > 1 && values.numel() > 0) broadcast_there(values, root);
+  if (size() == 1 || values.numel() == 0) return;
+  const Timeline::Scope timed("broadcast", Timeline::kCommunication);
+  broadcast_there(values, root);
 }
 
 void DeviceCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
@@ -45,7 +50,10 @@ void DeviceCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) 
   expect_contiguous(kOperation, "gathered", gathered);
   expect_gathered(mine, gathered, size());
   if (mine.numel() == 0) return;
-  if (size() > 1) return all_gather_there(mine, gathered);
+  if (size() > 1) {
+    const Timeline::Scope timed(kOperation, Timeline::kCommunication);
+    return all_gather_there(mine, gathered);
+  }
   if (mine.raw() != gathered.raw()) cuda::copy(mine, gathered);
 }
 
@@ -60,7 +68,10 @@ void DeviceCommunicator::all_to_all(const Tensor& send, std::span<const Index> s
   expect_row_counts("receive", receive, receive_rows, size());
   expect_same_rows(kOperation, send, receive);
   expect_own_rows(send_rows, receive_rows, rank());
-  if (size() > 1) return all_to_all_there(send, send_rows, receive, receive_rows);
+  if (size() > 1) {
+    const Timeline::Scope timed(kOperation, Timeline::kCommunication);
+    return all_to_all_there(send, send_rows, receive, receive_rows);
+  }
   if (send.raw() != receive.raw()) cuda::copy(send.rows(0, send_rows[0]), receive.rows(0, send_rows[0]));
 }
 

@@ -16,7 +16,6 @@
 namespace conclave {
 namespace {
 
-constexpr const char* kKind = "communication";  // of a Timeline's spans
 constexpr int kExchangeTag = 1;  // one tag is enough: messages between two ranks arrive in order
 
 void check(int code, const char* operation) {
@@ -145,7 +144,7 @@ MpiCommunicator::~MpiCommunicator() {
 
 void MpiCommunicator::barrier() {
   if (size_ == 1) return;
-  const Timeline::Scope timed("barrier", kKind);
+  const Timeline::Scope timed("barrier", Timeline::kCommunication);
   check(MPI_Barrier(handle_), "barrier");
 }
 
@@ -153,7 +152,7 @@ void MpiCommunicator::all_reduce(const Tensor& values, Reduction reduction) {
   check_tensor(values, "all_reduce", "values");
   expect_reducible("all_reduce", values);
   if (size_ == 1) return;
-  const Timeline::Scope timed("all_reduce", kKind);
+  const Timeline::Scope timed("all_reduce", Timeline::kCommunication);
   for (Index begin = 0; begin < values.numel(); begin += kMostElements)
     check(MPI_Allreduce(MPI_IN_PLACE, bytes_of(values, begin),
                         static_cast<int>(std::min(kMostElements, values.numel() - begin)),
@@ -179,7 +178,7 @@ void MpiCommunicator::broadcast(const Tensor& values, int root) {
   check_tensor(values, "broadcast", "values");
   expect_root(root, size_);
   if (size_ == 1) return;
-  const Timeline::Scope timed("broadcast", kKind);
+  const Timeline::Scope timed("broadcast", Timeline::kCommunication);
   for (Index begin = 0; begin < values.numel(); begin += kMostElements)
     check(
         MPI_Bcast(bytes_of(values, begin), static_cast<int>(std::min(kMostElements, values.numel() - begin)),
@@ -197,7 +196,7 @@ void MpiCommunicator::all_gather(const Tensor& mine, const Tensor& gathered) {
           gathered.numel(), INT_MAX);
   if (size_ == 1) return copy_elements(mine, gathered, mine.numel());
   if (mine.numel() == 0) return;
-  const Timeline::Scope timed("all_gather", kKind);
+  const Timeline::Scope timed("all_gather", Timeline::kCommunication);
   const int count = static_cast<int>(mine.numel());
   const MPI_Datatype type = type_of(mine.dtype());
   check(MPI_Allgather(mine.raw(), count, type, gathered.raw(), count, type, handle_), "all_gather");
@@ -213,7 +212,7 @@ void MpiCommunicator::all_to_all(const Tensor& send, std::span<const Index> send
   expect_same_rows("all_to_all", send, receive);
   expect_own_rows(send_rows, receive_rows, rank_);
   if (size_ == 1) return copy_elements(send, receive, send_counts[0]);
-  const Timeline::Scope timed("all_to_all", kKind);
+  const Timeline::Scope timed("all_to_all", Timeline::kCommunication);
   const MPI_Datatype type = type_of(send.dtype());
   check(MPI_Alltoallv(send.raw(), send_counts.data(), send_offsets.data(), type, receive.raw(),
                       receive_counts.data(), receive_offsets.data(), type, handle_),

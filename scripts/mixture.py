@@ -6,16 +6,15 @@ import statistics
 import subprocess
 from pathlib import Path
 
-from reproduction import CONCLAVE, OUT, Measured, call, kept, not_below, show, train
+from reproduction import CONCLAVE, ENCODER, OUT, Measured, call, kept, not_below, show, train
 
 RECIPE = "recipes/quick.toml"
-ENCODER = "model.bigrams=0"  # alone: a linear model beside it would hide differences
 TASKS = {"26": [], "45": ["data.classes=all"]}  # WordNet's lexicographer files: of nouns; of all parts of speech
 ADAPTIVE = ["moe.top_k=3", "moe.top_p=0.7", "moe.entropy_coefficient=0.003"]
 GRAD_NORM = ["moe.balancer=grad_norm"]
 MEDICAL = "recipes/medical.toml"  # a variant with its own recipe
 VARIANTS = {
-    "medical": [],
+    "medical": GRAD_NORM,
     "none": ["moe.balancer=none"],
     "aux_loss": ["moe.balancer=aux_loss"],
     "bias": ["moe.balancer=bias"],
@@ -38,7 +37,7 @@ BALANCERS = ["none", "aux_loss", "bias", "grad_norm"]
 def mixture_run(task, variant, seed, extra):
     """Trains one run of the mixture; returns its figures."""
     directory = OUT / task / variant / f"seed-{seed}"
-    options = [ENCODER, *TASKS[task], *VARIANTS[variant], *extra, f"run.seed={seed}", "checkpoint.every=0"]
+    options = [*ENCODER, *TASKS[task], *VARIANTS[variant], *extra, f"run.seed={seed}", "checkpoint.every=0"]
     records = train(directory, MEDICAL if variant == "medical" else RECIPE, options)
     utilization = [(r["step"], r["moe/utilization"]) for r in records if "moe/utilization" in r]
     test = [r for r in records if "test/accuracy" in r][-1]

@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 
 import emoji_linear
-from reproduction import OUT, Measured, costs, digest, kept, not_below, show, train
+from reproduction import ENCODER, OUT, Measured, costs, digest, kept, not_below, show, train
 
 ENCODER = {"depthwise": [], "standard": ["image.depthwise=false"]}
 EPOCHS = 3  # of the part "encoder"
@@ -82,7 +82,7 @@ def encoder(arguments):
 
 
 def sharing(arguments):
-    results = train_all("sharing", "recipes/quick.toml", SHARING, ["data.classes=all", "model.bigrams=0", f"model.layers={LAYERS}"],
+    results = train_all("sharing", "recipes/quick.toml", SHARING, [*ENCODER, "data.classes=all", f"model.layers={LAYERS}"],
                         arguments)
     # The text encoder: tables of tokens and positions, their projection, layers with their experts, the last
     # normalization. Without the parts of tasks: the classifier's head, and the prediction of hidden tokens.

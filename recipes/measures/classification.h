@@ -13,8 +13,8 @@ using Classes = std::span<const std::int32_t>;  ///< one for each example, from 
 using Scores = std::span<const double>;         ///< one for each example
 
 /// The class with the largest logit, the first of several. None where kernels::cross_entropy counts no label
-/// as right, because the row's sum of exponentials is no number: if a logit is NaN or infinite, or all are
-/// minus infinity.
+/// as right, because the row's sum of exponentials is no number: if a logit is NaN or plus infinity, or all
+/// are minus infinity.
 std::optional<std::size_t> guess_of(std::span<const float> logits);
 
 /// The share of correct predictions.

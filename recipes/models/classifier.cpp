@@ -139,7 +139,7 @@ TaskOutput Classifier::operator()(Tape& tape, ForwardContext& context, const Mod
   const double per_sequence = 1.0 / static_cast<double>(std::max<Index>(context.global_sequences, 1));
   output.add(scored.losses, per_sequence);
   if (wide_scores.defined()) output.add(functions::squared_hinge(tape, wide_scores, labels), per_sequence);
-  if (masked_weight_ > 0 && options_.token_dropout > 0 && tokens.places.defined()) {
+  if (masked_weight_ > 0 && tokens.places.defined()) {
     tape.enter("masked_tokens");
     const Tensor hidden =
         functions::embedding(tape, tape.on_device(tokens.places), x);  // rows of x by their number

@@ -270,6 +270,8 @@ void check_privacy(const Recipe& recipe, Checker& check) {
   check.require(privacy.noise_multiplier > 0 || privacy.epsilon > 0,
                 {"privacy.noise_multiplier", "privacy.epsilon", "privacy.unit"},
                 "{} wants noise: set privacy.epsilon, the budget, or privacy.noise_multiplier, or both", on);
+  refuse(recipe.run.trace_step > 0, "run.trace_step", recipe.run.trace_step,
+         "what a step did when tells how many examples were drawn for it", "set it to 0");
   refuse(recipe.data.has_images() && recipe.image.norm == "batch", "image.norm", recipe.image.norm,
          "an image is normalized together with the others of the batch, and so changes their gradients",
          "set it to \"group\"");

@@ -68,12 +68,13 @@ std::vector<TimeOf> times_of(std::span<const Timeline::Span> spans) {
 
 std::string write_trace(const Timeline& timeline, Communicator& world, const std::string& directory,
                         std::int64_t step) {
+  const std::vector<TimeOf> times =
+      times_of(timeline.spans());  // without the gathering, which is recorded, too
   const std::vector<std::string> of_ranks = world.all_gather(events_of(timeline, world.rank()).dump());
   if (world.rank() != 0) return "";
   json events = json::array();
   for (const std::string& text : of_ranks)
     for (json& event : json::parse(text)) events.push_back(std::move(event));
-  const std::vector<TimeOf> times = times_of(timeline.spans());
   const double all = std::accumulate(times.begin(), times.end(), 0.0,
                                      [](double sum, const TimeOf& time) { return sum + time.seconds; });
   std::string said = fmt::format("step {} took {:.1f} ms while it was traced: ", step, 1e3 * all);

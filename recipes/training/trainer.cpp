@@ -155,6 +155,9 @@ std::vector<std::pair<std::string, Evaluation>> Trainer::evaluate(
 }
 
 TrainResult Trainer::run() {
+  if (recipe_.run.trace_step > total_steps_)
+    log_.say(fmt::format("run.trace_step = {}: the run has {} steps, so there will be no trace",
+                         recipe_.run.trace_step, total_steps_));
   TrainResult result;
   const double start = now();
   const std::int64_t first = step_;

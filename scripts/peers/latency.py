@@ -2,7 +2,8 @@
 same cores, for scripts/bench_peers. ONNX Runtime has the f32 graph, that graph as its own tool quantizes it, and Conclave's
 INT8 graph; INT8 is compared with the faster of the latter two.
 
-    conclave recipe show recipes/quick.toml > all.toml; python latency.py build/release/conclave all.toml --threads 2
+    conclave recipe show recipes/quick.toml --set model.bigrams=0 --set moe.balancer=bias > all.toml
+    python latency.py build/release/conclave all.toml --threads 2
 
 Conclave's model is trained for a few steps, to have a checkpoint to export. PyTorch has its own random weights
 (torch_moe.py), which take the same time. All get tokens and return probabilities. Prints milliseconds, as medians over

@@ -3,7 +3,7 @@
 Batches have texts of similar length, padded in advance; torch_training.py lists the other optimizations. Words are
 hashed into pieces instead of taken from a learned vocabulary, with about the same number of tokens per text.
 
-    conclave recipe show recipes/quick.toml > all.toml; python torch_moe.py all.toml
+    conclave recipe show recipes/quick.toml --set moe.balancer=bias > all.toml; python torch_moe.py all.toml
 
 prints one JSON object. tokens_per_second is the median over the steps after the warm-up, without padding.
 """

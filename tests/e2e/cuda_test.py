@@ -60,7 +60,7 @@ def main():
     train(DEVICES, "tiny.toml", "rounded", "train.steps=2", "run.trace_step=2", *rounded, says=", on cuda, products in bf16")
     assert_close("processors_two", "rounded", 2e-2)
     events = json.loads(Path("rounded/trace-00000002.json").read_text())["traceEvents"]
-    assert {(0, "forward"), (1, "backward")} <= {(event["pid"], event.get("cat")) for event in events}, events
+    assert {(0, "forward"), (1, "backward"), (1, "communication")} <= {(event["pid"], event.get("cat")) for event in events}, events
     for step, loss in losses("processors_two").items():
         assert abs(loss - losses("rounded")[step]) > 1e-6 * loss, (step, loss, "nothing was rounded")
     train(PROGRAM, "tiny.toml", "not_rounded", "train.steps=2", *rounded, says="products in f32, as run.precision")

@@ -220,16 +220,16 @@ def files_explain_themselves():
                 assert b"each row's own range" in file.attrs["quantization"]
             else:
                 assert numpy.abs(up[()] - restored).max() <= scale.max() / 2 * 1.001
+        run([PROGRAM, "export", directory, "weights", "--format=safetensors"])
+        with safe_open("weights", framework="numpy") as file:
+            assert json.loads(file.metadata()["class_names"]) == ["class 0", "class 1", "class 2"]
+            assert file.get_tensor("layers.0.moe.experts.up.weight".replace(".", "/")).dtype == up_type(directory)
     run([PROGRAM, "quantize", "plain_learned", "--out", "factors"])
     run([PROGRAM, "export", "factors", "factors.h5"])
     with h5py.File("factors.h5") as file:
         up = file["layers/0/moe/experts/up/weight"].attrs
         assert file[up["input_range"].decode()].shape == (4, 2) and file[up["input_factor"].decode()].shape == (4,)
         assert b"multiplied by input_factor" in file.attrs["quantization"]
-        run([PROGRAM, "export", directory, "weights", "--format=safetensors"])
-        with safe_open("weights", framework="numpy") as file:
-            assert json.loads(file.metadata()["class_names"]) == ["class 0", "class 1", "class 2"]
-            assert file.get_tensor("layers.0.moe.experts.up.weight".replace(".", "/")).dtype == up_type(directory)
 
 
 def reader():

@@ -25,6 +25,16 @@ subprocess.run([sys.executable, check, trained], check=True)
 
 events = json.loads((trained / "trace-00000007.json").read_text())["traceEvents"]
 spans = [event for event in events if event["ph"] == "X"]
+
+
+def begin(span):
+    return round(span["ts"], 3)  # a nanosecond
+
+
+def end(span):
+    return round(span["ts"] + span["dur"], 3)
+
+
 assert {event["pid"] for event in spans} == {0, 1}, "two ranks"
 for rank in 0, 1:
     mine = [span for span in spans if span["pid"] == rank]
@@ -32,8 +42,13 @@ for rank in 0, 1:
     assert {"step", "next batch", "forward", "backward", "optimizer", "balancers"} <= parts.keys(), parts.keys()
     for span in mine:  # some functions are computed once more in backward
         parts_of = {"forward": ["forward", "backward"], "backward": ["backward"]}.get(span["cat"], ["step"])
-        assert any(parts[part]["ts"] <= span["ts"] and span["ts"] + span["dur"] <= parts[part]["ts"] + parts[part]["dur"] + 1
-                   for part in parts_of), (span, parts)
+        assert any(begin(parts[part]) <= begin(span) and end(span) <= end(parts[part]) for part in parts_of), (span, parts)
+    around = []
+    for span in sorted(mine, key=lambda span: (begin(span), -end(span))):
+        while around and end(around[-1]) <= begin(span):
+            around.pop()
+        assert not around or end(span) <= end(around[-1]), f"one is neither within the other nor beside it: {span}, {around[-1]}"
+        around.append(span)
     for name, kind, where in ("attention", "forward", ""), ("attention", "backward", ""), ("router", "forward", ".moe"):
         places = [span["args"]["in"] for span in mine if (span["name"], span["cat"]) == (name, kind)]
         assert sorted(places) == [f"layers.0{where}", f"layers.1{where}"], (name, kind, places)
