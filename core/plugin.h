@@ -11,7 +11,7 @@
 /// Increased with every change after which plug-ins must be compiled again, of a header of core, autograd,
 /// parallel or federated/strategies. Plug-ins include no others; those are for programs that are linked to
 /// the installed libraries.
-#define CONCLAVE_PLUGIN_ABI 11
+#define CONCLAVE_PLUGIN_ABI 12
 
 #define CONCLAVE_AS_TEXT(value) CONCLAVE_AS_TEXT_(value)
 #define CONCLAVE_AS_TEXT_(value) #value

@@ -123,6 +123,7 @@ StrategyRegistration::StrategyRegistration(const std::string& name, StrategyFact
 
 std::unique_ptr<Strategy> make_strategy(const StrategyOptions& options, std::size_t elements) {
   auto strategy = registry().make(options.name, options, elements);
+  options.own.expect_all_read();
   strategy->traits_ = strategy_traits(options.name);
   return strategy;
 }

@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/own_options.h"
 #include "core/plugin.h"
 
 namespace conclave {
@@ -33,6 +34,7 @@ struct StrategyOptions {
   double trimmed = 0.1;              ///< trimmed_mean: fraction of the sites cut off at either end
   double norm_bound = 0;             ///< M of norm_bound: largest norm of an update
   std::string folder = {};  ///< for files of state() (core/mapped_vector.h); empty: state() is in memory
+  OwnOptions own = {};      ///< strategy.options, for kinds of plug-ins; read them in the constructor
 };
 
 /// What is known of a round's updates as a whole. Under secure aggregation there is one update, the mean of

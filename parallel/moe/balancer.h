@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/kernels/gate.h"
+#include "core/own_options.h"
 #include "core/plugin.h"
 
 namespace conclave {
@@ -22,6 +23,7 @@ struct BalancerOptions {
   Index grad_norm_rounds = 4;            ///< corrections of the selection for each batch
   double grad_norm_alpha = 0.5;          ///< exponent alpha: larger favours experts whose loss falls slowly
   std::string grad_norm_moves = "both";  ///< "both", "weights" (of gradients) or "bias" (of selection)
+  OwnOptions own = {};                   ///< moe.options, for kinds of plug-ins; read them in the constructor
 };
 
 /// What each expert of a layer did in a step, over all ranks. All spans are [experts].

@@ -14,6 +14,7 @@
 #include "autograd/functions/functions.h"
 #include "autograd/nn/module.h"
 #include "autograd/nn/quantizer.h"
+#include "core/own_options.h"
 #include "core/plugin.h"
 
 namespace conclave {
@@ -26,6 +27,7 @@ struct ExpertOptions {
   Index total = 0;                       ///< experts of the kind in the layer, over all ranks
   std::string name = {};                 ///< name of the kind in recipes
   Quantization* quantization = nullptr;  ///< the model's; null: experts are not quantized
+  OwnOptions own = {};                   ///< moe.options, for kinds of plug-ins; read them in the constructor
 };
 
 /// Input of a rank's experts of one kind: local expert i gets rows [offsets[i], offsets[i + 1]).

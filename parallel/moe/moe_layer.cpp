@@ -31,7 +31,14 @@ ExpertOptions expert_options(const MoeOptions& options, const ProcessGrid& grid)
           .first = count * grid.expert_group().rank(),
           .count = count,
           .total = options.experts,
-          .quantization = options.quantization};
+          .quantization = options.quantization,
+          .own = options.own};
+}
+
+BalancerOptions balancing_options(const MoeOptions& options) {
+  BalancerOptions balancing = options.balancing;
+  balancing.own = options.own;
+  return balancing;
 }
 
 bool keeps(const Tape& tape, const DispatchPlan& plan, Index round) {
@@ -47,10 +54,10 @@ void wait_before_release(const Tape& tape) { synchronize(tape.device()); }
 MoeLayer::MoeLayer(const MoeOptions& options, const ProcessGrid& grid)
     : options_(options),
       grid_(grid),
-      router_(make_router(options.router,
-                          {options.hidden, options.experts, options.router_heads, options.router_noise})),
+      router_(make_router(options.router, {options.hidden, options.experts, options.router_heads,
+                                           options.router_noise, options.own})),
       experts_(expert_shares(options.expert, options.experts), expert_options(options, grid)),
-      balancer_(make_balancer(options.balancer, options.experts, options.balancing)),
+      balancer_(make_balancer(options.balancer, options.experts, balancing_options(options))),
       dispatcher_(grid.expert_group(), options.experts, options.capacity_factor,
                   experts_.wants_sequences() || options.collects_example_gradients, options.dispatch_chunks) {
   require(options.top_k >= 1 && options.top_k <= options.experts, "moe: top_k {} of {} experts",

@@ -36,6 +36,7 @@ struct MoeOptions {
   std::string balancer = "bias";
   bool balance_inference = false;  ///< balancers that correct each batch also do so in inference
   BalancerOptions balancing = {};
+  OwnOptions own = {};  ///< for kinds of plug-ins, also the balancer
   RouterLosses router_losses = {};
   double capacity_factor = 1.5;  ///< planned rows per rank and round, relative to the most that a rank sends
   Index dispatch_chunks = 0;     ///< chunks per round, see Dispatcher

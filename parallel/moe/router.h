@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "autograd/nn/layers.h"
+#include "core/own_options.h"
 #include "core/plugin.h"
 #include "parallel/moe/route_cache.h"
 
@@ -16,8 +17,9 @@ namespace conclave {
 
 struct RouterOptions {
   Index hidden = 0, experts = 0;
-  Index heads = 4;   ///< heads of the router's self-attention, if it has any
-  double noise = 0;  ///< standard deviation of the noise added to scores in training
+  Index heads = 4;      ///< heads of the router's self-attention, if it has any
+  double noise = 0;     ///< standard deviation of the noise added to scores in training
+  OwnOptions own = {};  ///< moe.options, for kinds of plug-ins; read them in the constructor
 };
 
 /// What one decision is for, and so what it depends on.

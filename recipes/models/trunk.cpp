@@ -51,8 +51,8 @@ Trunk::Images::Images(const ImageRecipe& recipe, const ImageShape& image, Index 
 }
 
 struct Trunk::Layer : Module {
-  Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, bool with_experts,
-        Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks, bool apart,
+  Layer(const std::string& layer_name, const ModelRecipe& model, const MoeRecipe& moe, const OwnOptions& own,
+        bool with_experts, Index longest_sequence, const ProcessGrid& grid, Index dispatch_chunks, bool apart,
         Quantization* quantization)
       : name(layer_name),
         moe_name(layer_name + ".moe"),
@@ -85,6 +85,7 @@ struct Trunk::Layer : Module {
                                    .grad_norm_rounds = moe.grad_norm_rounds,
                                    .grad_norm_alpha = moe.grad_norm_alpha,
                                    .grad_norm_moves = moe.grad_norm_moves},
+                     .own = own,
                      .router_losses = {.z = moe.z_coefficient,
                                        .entropy = moe.entropy_coefficient,
                                        .domain = moe.domain_expert < 0 ? 0 : moe.domain_prior,
@@ -129,13 +130,15 @@ Trunk::Trunk(const Recipe& recipe, const ModelSizes& sizes, bool encodes_images,
     add_module("image", *images_);
   }
   const Index longest = (texts_ ? sizes.max_length : 0) + std::max(image_tokens(), drawn_rows);
+  const OwnOptions own("moe.options", recipe.moe.options);
   for (Index i = 0; i < (model.share_layers ? recipe.moe.every : model.layers); ++i) {
     const std::string name = "layers." + std::to_string(i);
-    layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, (i + 1) % recipe.moe.every == 0,
+    layers_.push_back(std::make_unique<Layer>(name, model, recipe.moe, own, (i + 1) % recipe.moe.every == 0,
                                               longest, grid, recipe.parallel.dispatch_chunks,
                                               recipe.privacy.is_on(), quantization));
     add_module(name, *layers_.back());
   }
+  own.expect_all_read();
   add_module("final_norm", final_norm_);
 }
 

@@ -197,6 +197,7 @@ FederationSettings read_federation(const std::string& path, const std::vector<st
   if (federation.listen.empty())
     federation.listen = "0.0.0.0" + federation.address.substr(federation.address.rfind(':'));
   settings.strategy.options.sites = static_cast<std::int64_t>(federation.sites.size());
+  settings.strategy.options.own = OwnOptions("strategy.options", settings.strategy.own);
   return settings;
 }
 
@@ -254,6 +255,7 @@ SimulationSettings read_simulation(const std::string& path, const std::vector<st
   check.finish();
   if (simulation.cohort == 0) simulation.cohort = simulation.clients;
   settings.strategy.options.sites = simulation.clients;
+  settings.strategy.options.own = OwnOptions("strategy.options", settings.strategy.own);
   return settings;
 }
 

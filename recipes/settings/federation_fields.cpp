@@ -60,6 +60,8 @@ void fields(StrategyTable& strategy, FieldList& field) {
         "gather_seconds and deadline_seconds are not read; median, trimmed_mean, norm_bound: limit the "
         "effect of a few wrong or hostile updates; or a plug-in's",
         not_empty());  // a kind may be a plug-in's, see load_plugins()
+  field("options", strategy.own,
+        "Options that a plug-in's strategy reads, NAME=VALUE each; it refuses others", named_values());
   field("server_rate", strategy.options.server_rate,
         "Factor on the mean update by which the global model moves; 0: the strategy's default",
         between(0, 100));

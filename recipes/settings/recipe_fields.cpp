@@ -246,6 +246,10 @@ void fields(MoeRecipe& moe, FieldList& field) {
         "How the experts' loads are balanced: not at all (none), by a loss term (aux_loss), by a routing "
         "bias that follows the loads (bias), or by gradient normalization (grad_norm); or a plug-in's kind",
         not_empty());
+  field("options", moe.options,
+        "Options that the plug-ins' experts, router or balancer read, NAME=VALUE each; the model refuses "
+        "others",
+        named_values());
   field("aux_coefficient", moe.aux_coefficient, "Weight of the balancing loss; read by balancer aux_loss",
         between(0, 100));
   field("bias_rate", moe.bias_rate, "Step of the routing bias per training step; read by balancer bias",

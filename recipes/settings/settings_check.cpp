@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/own_options.h"
 #include "core/spelling.h"
 
 namespace conclave::settings {
@@ -42,6 +43,8 @@ void Checker::limits(const std::string& key, const std::string& value, const Rul
 
 void Checker::limits(const std::string& key, const std::vector<std::string>& values, const Rule& rule) {
   for (const std::string& value : values) limits(key, value, rule);
+  const std::string mistake = rule.named_values ? OwnOptions::mistake_in(values) : "";
+  require(mistake.empty(), {key}, "{}: {}", key, mistake);
 }
 
 }  // namespace conclave::settings

@@ -14,18 +14,20 @@
 namespace conclave::settings {
 
 /// The values that a field may have: numbers within [least, most]; strings among `allowed` (any, if empty);
-/// in an array, each string is checked.
+/// in an array, each string is checked, or the whole for OwnOptions (core/own_options.h).
 struct Rule {
   double least = -std::numeric_limits<double>::infinity();
   double most = std::numeric_limits<double>::infinity();
   std::vector<std::string_view> allowed = {};
   bool may_be_empty = true;
+  bool named_values = false;
 };
 
 inline Rule between(double least, double most) { return {.least = least, .most = most}; }
 inline Rule at_least(double least) { return {.least = least}; }
 inline Rule one_of(std::vector<std::string_view> values) { return {.allowed = std::move(values)}; }
 inline Rule any_text() { return {}; }
+inline Rule named_values() { return {.named_values = true}; }
 inline Rule not_empty() { return {.may_be_empty = false}; }
 
 /// The member of a struct that a field fills.

@@ -46,6 +46,17 @@ def trains():
         train(ranks, f"plain{ranks}", *chosen)
     assert losses("plain1") == losses("linear1")  # the plug-ins compute the same router and the same bias
     assert_same_losses("plain1", "plain2")
+    # A plug-in's own option is as bias_rate is to the same balancer of the program.
+    leaning = [plugin("leaning"), "moe.balancer=leaning", STEPS]
+    train(1, "fast", *leaning, "moe.options=['rate = 0.05']")
+    train(1, "bias", "moe.balancer=bias", "moe.bias_rate=0.05", STEPS)
+    train(1, "slow", *leaning)
+    assert losses("fast") == losses("bias") != losses("slow")
+    for option, status, says in [("rte=1", 1, "moe.options: nothing reads rte; there are rate"),
+                                 ("rate=fast", 1, 'moe.options: rate wants a number, not "fast"'),
+                                 ("rate", 2, 'moe.options: "rate" is not NAME=VALUE')]:
+        train(1, "never", *leaning, f"moe.options=['{option}']", status=status, says=[says])
+    train(1, "never", "moe.options=['rate=1']", status=1, says=["nothing reads rate; only kinds of plug-ins"])
 
 
 def resumes_and_serves():
@@ -101,6 +112,10 @@ def simulates():
     simulate(1, "halving", named, brought)
     assert_same_weights(checkpoints("half")[-1], checkpoints("halving")[-1])
     simulate(2, "halving2", named, brought)
+    simulate(1, "quarter", "strategy.server_rate=0.25")
+    simulate(1, "quartering", named, brought, "strategy.options=['fraction=0.25']")
+    assert_same_weights(checkpoints("quarter")[-1], checkpoints("quartering")[-1])
+    simulate(1, "never", named, brought, "strategy.options=['part=0.25']", status=1, says=["nothing reads part; there are fraction"])
     simulate(1, "never", named, status=2, says=['strategy.name = "halving"', "must be one of fedadagrad", "name in simulation.plugins"])
     simulate(2, "never", named, "simulation.plugins=plugins/libmedical.so", status=2, says=["must be one of fedadagrad"])
     simulate(1, "never", named, "simulation.plugins=no.so", status=2, says=["no such file", "--set simulation.plugins=/path/to/no.so"])

@@ -7,7 +7,7 @@ using namespace conclave;
 
 struct LeaningBalancer : Balancer {
   LeaningBalancer(Index experts, const BalancerOptions& options)
-      : bias(Tensor::zeros({experts})), rate(static_cast<float>(options.bias_rate)) {}
+      : bias(Tensor::zeros({experts})), rate(static_cast<float>(options.own.number("rate", 0.001))) {}
   kernels::Selection selection() const override { return {bias, {}}; }
   std::vector<State> state() const override { return {{"selection_bias", bias, false}}; }
   void update(const ExpertSignals& signals) override {
