@@ -440,8 +440,8 @@ void ModelEngine::hand_out(const Round& round, std::span<Job* const> jobs) {
   }
 }
 
-// Adds the rows of this step; after the last step, sums over all ranks. If every rank computes the whole batch
-// (`everywhere`), the sum counts each row once per rank.
+// Adds the rows of this step; after the last step, sums over all ranks. If every rank computes the whole
+// batch (`everywhere`), the sum counts each row once per rank.
 void ModelEngine::count_experts(Round& round, bool done, bool everywhere) {
   Communicator& world = grid_.world();
   if (round.head.begins) std::ranges::fill(round.experts, 0);

@@ -39,8 +39,8 @@ std::string strategies_that(const std::function<bool(const StrategyTraits&)>& ho
 
 /// How sites' updates become the next global model; see federated/strategies/strategy.h.
 struct StrategyTable {
-  StrategyOptions options;       ///< with the number of sites or clients, once read; without a folder
-  std::vector<std::string> own;  ///< the key "options"; options.own, once read
+  StrategyOptions options;            ///< with the number of sites or clients, once read; without a folder
+  std::vector<std::string> own = {};  ///< the key "options"; options.own, once read
   std::string schedule = "constant";
   std::int64_t max_staleness = 20;
 };

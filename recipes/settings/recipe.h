@@ -149,7 +149,7 @@ struct MoeRecipe {
   std::string expert = "feed_forward";
   std::string modality_experts = "shared";
   std::string balancer = "bias";
-  std::vector<std::string> options;
+  std::vector<std::string> options = {};
   double aux_coefficient = 0.01;
   double bias_rate = 0.001;
   double grad_norm_rate = 0.02;
