@@ -195,8 +195,10 @@ TEST_CASE("PrivacyLedger: other files, and a ledger in use, are refused") {
   }
   CHECK_THROWS_WITH(PrivacyLedger(other, "record", kBudget), Catch::Contains("no privacy ledger"));
   const std::string path = directory.path() + "/ledger";
-  const PrivacyLedger ledger(path, "record", kBudget);
-  CHECK_THROWS_WITH(PrivacyLedger(path, "record", kBudget), Catch::Contains("another process"));
+  { const PrivacyLedger ledger(path, "record", kBudget); }
+  Database owner(path);  // even before it has changed anything
+  CHECK_THROWS_WITH(Database(path), Catch::Contains("ledger: database is locked; another process"));
+  CHECK_NOTHROW(owner.run("CREATE TABLE things(x)"));
   CHECK_THROWS_WITH(PrivacyLedger(directory.path() + "/new", "record", {1, 0}), Catch::Contains("delta 0"));
 }
 
