@@ -167,9 +167,10 @@ TEST_CASE("PrivacyLedger: spends for one unit are refused for another unit") {
     ledger.record(spend_of(1));
   }
   for (const char* other : {"client", "site"})
-    CHECK_THROWS_WITH(
-        PrivacyLedger(path, other, kBudget),
-        Catch::Contains("ledger: what was spent hid each record") && Catch::Contains("unit = \"record\""));
+    CHECK_THROWS_WITH(PrivacyLedger(path, other, kBudget),
+                      Catch::Contains("ledger: what was spent hid each record") &&
+                          Catch::Contains("unit = \"record\"") &&
+                          Catch::Contains("needs another site.directory, too"));
   CHECK(PrivacyLedger(path, "record", kBudget).epsilon() == epsilon_of({{1, 0.01, 100}}));
   // Without spends, the unit may change.
   { const PrivacyLedger ledger(directory.path() + "/empty", "record", kBudget); }

@@ -188,6 +188,9 @@ TEST_CASE_METHOD(DeliveryFixture, "another ledger, or an older copy, is refused 
                       Contains(std::string(name) + ": this is another ledger, or an older copy") &&
                           Contains("tells of") && Contains("begin in another site.directory"));
   CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
+  // So is one for another unit, which PrivacyLedger's message therefore offers with another folder only.
+  CHECK_THROWS_WITH(delivery->open_ledger(elsewhere("client.sqlite"), "client", {100, 1e-5}),
+                    Contains("client.sqlite: this is another ledger"));
   folder.write("spent.txt", before);
   CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
   CHECK_NOTHROW(open(elsewhere("older.sqlite")));
