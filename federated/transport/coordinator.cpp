@@ -133,14 +133,21 @@ struct Coordinator::Parts {
             "strategy {}: all sites' control variates must count equally, and with sharing.by_tokens they "
             "would not; leave that out",
             strategy->name());
-    if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
-      if (const double all = epsilon_in_the_end(); all > most)
+    if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0) {
+      const RoundPrivacy& privacy = options.secure.privacy;
+      const double all = epsilon_in_the_end();
+      require(!std::isinf(all),
+              "{}: it had rounds without secure aggregation or without noise, which no epsilon bounds, and "
+              "privacy.epsilon = {}; begin in another folder, or set privacy.epsilon = 0 and "
+              "privacy.noise_multiplier = {}",
+              options.directory, most, privacy.noise_multiplier);
+      if (all > most)
         fail(
             "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
-            "rounds it would "
-            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise, or none; ask for fewer "
-            "rounds, or for more noise by privacy.noise_multiplier",
-            epsilon(options.secure.privacy), options.secure.privacy.delta, rounds_to_spend(), all, most);
+            "rounds it would be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for "
+            "fewer rounds, or for more noise by privacy.noise_multiplier",
+            epsilon(privacy), privacy.delta, rounds_to_spend(), all, most);
+    }
     load_strategy();
     if (anew) {
       begin_private();

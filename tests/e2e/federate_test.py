@@ -970,7 +970,7 @@ def test_noise_once():
     with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
         database.execute("UPDATE models SET secure = 0 WHERE round = 0")
     database.close()
-    run(budgeted, 1, ["what was summed up so far has spent epsilon inf"])
+    run(budgeted, 1, ["noisy_skipped: it had rounds without secure aggregation or without noise", "privacy.epsilon = 0 and privacy.noise_multiplier = 30"])
     leader = Started("noisy_skipped/plain.log", secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30"))
     leader.until("round 3 of 3 begins")
     leader.kill()
