@@ -29,16 +29,23 @@ void note_spending(const fs::path& directory, const std::string& file, const Pri
                         fmt::format("{}\n{}{}\n", fs::absolute(file).string(), kNewest, ledger.newest()));
 }
 
-// Throws Error unless the ledger has the spend that the note tells of. (An earlier version noted none.)
+// Throws Error if there is a note, unless the ledger has the spend that the note tells of.
 void expect_noted_spend(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
-  std::ifstream note(directory / kSpentNote);
-  std::string line;
-  while (std::getline(note, line))
-    require(!line.starts_with(kNewest) || ledger.has(line.substr(kNewest.size())),
-            "{}: this is another ledger, or an older copy: it lacks the newest spend that {} tells of, and "
-            "would forget what was spent. Put back the newest ledger, or set privacy.ledger to where it is; "
-            "if what was sent is not to count, begin in another site.directory",
-            file, (directory / kSpentNote).string());
+  const fs::path path = directory / kSpentNote;
+  if (!fs::exists(path)) return;
+  std::ifstream note(path);
+  std::vector<std::string> newest;
+  for (std::string line; std::getline(note, line);)
+    if (line.starts_with(kNewest)) newest.push_back(line.substr(kNewest.size()));
+  require(newest.size() == 1,
+          "{}: it has {} lines that begin with \"{}\", and must have one, or nobody knows whether {} is the "
+          "newest ledger; restore it, or begin in another site.directory",
+          path.string(), newest.size(), kNewest, file);
+  require(ledger.has(newest.front()),
+          "{}: this is another ledger, or an older copy: it lacks the newest spend that {} tells of, and "
+          "would forget what was spent. Put back the newest ledger, or set privacy.ledger to where it is; "
+          "if what was sent is not to count, begin in another site.directory",
+          file, path.string());
 }
 
 // A unique name for a release. Its noise is not drawn yet, so there is no digest of its bytes.

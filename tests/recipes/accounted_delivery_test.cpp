@@ -195,8 +195,11 @@ TEST_CASE_METHOD(DeliveryFixture, "another ledger, or an older copy, is refused 
   CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
   CHECK_NOTHROW(open(elsewhere("older.sqlite")));
   CHECK_THROWS_WITH(open(elsewhere("empty.sqlite")), Contains("another ledger"));
-  folder.write("spent.txt", ledger.string() + "\n");  // of an earlier version
-  CHECK_NOTHROW(open(elsewhere("empty.sqlite")));
+  for (const std::string& damaged : {ledger.string() + "\n", before + before, std::string()}) {
+    folder.write("spent.txt", damaged);
+    CHECK_THROWS_WITH(open(elsewhere("newest.sqlite")),
+                      Contains("spent.txt: it has " + std::string(damaged == before + before ? "2" : "0")));
+  }
 }
 
 TEST_CASE("a missing ledger is refused in a folder that says that privacy was spent there") {
