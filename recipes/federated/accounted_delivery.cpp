@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "core/durable_file.h"
-#include "core/file.h"
 #include "core/text.h"
 #include "federated/random_source.h"
 
@@ -21,13 +20,6 @@ namespace fs = std::filesystem;
 // else in the folder.
 constexpr const char* kSpentNote = "spent.txt";
 constexpr std::string_view kNewest = "newest spend: ";  // begins the line before its digest
-
-// Call this after a spend is in the ledger, and before what it pays for is sent. A kill before the note then
-// leaves a ledger with one spend more, which is no reason to refuse it.
-void note_spending(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
-  write_file_atomically((directory / kSpentNote).string(),
-                        fmt::format("{}\n{}{}\n", fs::absolute(file).string(), kNewest, ledger.newest()));
-}
 
 // Throws Error if there is a note, unless the ledger has the spend that the note tells of.
 void expect_noted_spend(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
@@ -114,11 +106,17 @@ void AccountedDelivery::record(const WaitingUpdate& update, const std::optional<
   if (!ledger_) return;
   PrivacySpend spent = spend_of(update, event);
   if (rounds_.is_on()) spent.digest = random_name();
+  // The note is on disk before the spend, so that a full disk costs no privacy. It takes its place after the
+  // spend and before what that pays for is sent: a kill before that leaves a ledger with one spend more than
+  // the note tells of, which is no reason to refuse it.
+  const std::string newest = ledger_->has(spent.digest) ? ledger_->newest() : spent.digest;
+  AtomicFile note((directory_ / kSpentNote).string());
+  note.write(fmt::format("{}\n{}{}\n", fs::absolute(ledger_path_).string(), kNewest, newest));
   // Two noisy sums of the same drawn units reveal more than two of units drawn anew, which the ledger
   // assumes. So a sampled update is used once.
   if (rounds_.rate < 1) WaitingUpdate::forget(directory_);
   const bool anew = ledger_->record(spent);
-  note_spending(directory_, ledger_path_, *ledger_);
+  note.commit();
   const double epsilon = ledger_->epsilon();
   if (const std::int64_t times = ledger_->count(spent.run, spent.round); anew && times > 1)
     say_(fmt::format(

@@ -139,12 +139,26 @@ TEST_CASE_METHOD(DeliveryFixture, "nothing is sent if the spend cannot be record
     return true;
   };
   {
-    const FileSizeLimit full(0);
+    const FileSizeLimit full(4096);  // a page of the ledger
     CHECK_THROWS_WITH(send(), Contains("privacy.sqlite"));
   }
   CHECK_FALSE(sent);
   CHECK(on_disk(noisy ? "site" : "record").empty());
   CHECK(is_waiting());
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "nothing is spent if it cannot be noted that it was") {
+  const bool noisy = GENERATE(false, true);
+  begin(noisy ? kNoisy : RoundPrivacy());
+  const std::filesystem::path hindrance = folder.path() + "/spent.txt.tmp";
+  std::filesystem::create_directory(hindrance);
+  CHECK_THROWS_WITH(send(), Contains("spent.txt"));
+  CHECK(on_disk(noisy ? "site" : "record").empty());
+  CHECK(is_waiting());
+  std::filesystem::remove(hindrance);
+  send();
+  CHECK(on_disk(noisy ? "site" : "record").size() == 1);
+  CHECK_NOTHROW(open(ledger));
 }
 
 TEST_CASE_METHOD(DeliveryFixture, "an update above the budget is not offered to the coordinator") {
