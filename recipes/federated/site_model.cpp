@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include "core/durable_file.h"
 
@@ -172,7 +173,7 @@ std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEnt
 }
 
 std::string SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                                      std::int64_t counted) const {
+                                      std::int64_t counted) {
   CheckpointReader(base.path(), grid_.world()).load(correction);
   if (counted == 0) {
     const bool is_zero = std::ranges::all_of(correction, [](const TensorEntry& entry) {
@@ -180,12 +181,12 @@ std::string SiteModel::set_correction(std::span<const TensorEntry> correction, c
       values.copy_from(entry.values);
       return std::ranges::all_of(values.span<float>(), [](float value) { return value == 0; });
     });
-    if (rounds_kept(kControl).empty() || is_zero) return "";
+    if (rounds_kept(kControl).empty() || is_zero || std::exchange(told_of_no_update_, true)) return "";
     return fmt::format(
-        "{}: by the coordinator's rounds.sqlite no update of this site's counted, and this site has a "
-        "control "
-        "variate of an earlier one; it begins with zeros. If that update came in time, rounds.sqlite is an "
-        "older copy: have the newest one restored",
+        "{}: this site made updates before, and by the coordinator's record none of them counted: its "
+        "control variate is taken to be zeros. They probably came too late, after the deadlines of their "
+        "rounds. If one came in time, the coordinator's rounds.sqlite is an older copy: have the newest one "
+        "restored",
         directory_.string());
   }
   if (!std::filesystem::exists(control_file(counted)))
