@@ -123,6 +123,11 @@ std::set<std::int64_t> SiteModel::rounds_kept(std::string_view prefix) const {
   return rounds;
 }
 
+// False after a round of another strategy: the control variate is then zero.
+bool SiteModel::has_control(const CheckpointReader& base) const {
+  return base.has(control_name(layout_.parts.front().name));
+}
+
 std::filesystem::path SiteModel::private_file(std::int64_t round) const { return kept_file(kPrivate, round); }
 
 // The newest file for a round up to `round`, because rounds without this site do not change its numbers. If
@@ -174,7 +179,10 @@ std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEnt
 
 std::string SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
                                       std::int64_t counted) {
-  CheckpointReader(base.path(), grid_.world()).load(correction);
+  if (has_control(base))
+    CheckpointReader(base.path(), grid_.world()).load(correction);
+  else
+    for (const TensorEntry& entry : correction) entry.values.zero();
   if (counted == 0) {
     const bool is_zero = std::ranges::all_of(correction, [](const TensorEntry& entry) {
       const Tensor values = Tensor::empty(entry.values.shape());  // entry.values may be on a device
@@ -236,8 +244,12 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
     } else {
       subtract(base, name, own);
     }
-    if (by_control)
-      subtract(base, control_name(name), change.subspan(offset, static_cast<std::size_t>(shape.numel())));
+    if (!by_control) continue;
+    const auto changed = change.subspan(offset, static_cast<std::size_t>(shape.numel()));
+    if (has_control(base))
+      subtract(base, control_name(name), changed);
+    else
+      expect_finite(control_name(name), changed);
   }
   policy_.gather(values, exchanged.span<float>().first(elements));
   if (by_control) {

@@ -67,6 +67,7 @@ class SiteModel {
  private:
   std::filesystem::path kept_file(std::string_view prefix, std::int64_t round) const;
   std::set<std::int64_t> rounds_kept(std::string_view prefix) const;  ///< those with such a file
+  bool has_control(const CheckpointReader& base) const;
   std::filesystem::path private_file(std::int64_t round) const;
   std::optional<std::int64_t> kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
