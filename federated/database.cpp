@@ -65,6 +65,11 @@ Database::Database(const std::string& path, Journal journal) {
   // With synchronous = FULL, SQLite syncs a journal that it truncates, but not the folder of one that it
   // deletes.
   run(journal == Journal::rollback ? "PRAGMA journal_mode = TRUNCATE" : "PRAGMA journal_mode = WAL");
+  if (journal == Journal::write_ahead) return;  // the file is locked by now
+  // Takes the lock, which locking_mode keeps: otherwise another process could read the file until the first
+  // change, which would then fail.
+  run("BEGIN EXCLUSIVE");
+  run("COMMIT");
 }
 
 Transaction::~Transaction() {

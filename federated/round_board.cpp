@@ -115,8 +115,7 @@ std::optional<RoundMethod> RoundBoard::method_of(std::int64_t round) const {
 }
 
 std::int64_t RoundBoard::rounds_of_record() const {
-  auto newest = database_.prepare(  // an early version recorded updates only
-      "SELECT max(round) + 1 FROM (SELECT round FROM models UNION ALL SELECT round FROM updates)");
+  auto newest = database_.prepare("SELECT max(round) + 1 FROM models");
   newest.next();
   return newest.integer(0);  // the integer of NULL is 0
 }

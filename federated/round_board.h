@@ -132,8 +132,7 @@ class RoundBoard {
   /// Waits for an asynchronous round's updates until there are plan.buffer of them. Returns the updates,
   /// ordered by site, and accepts no more until the next open(). Returns nothing after stop().
   std::optional<std::vector<ReceivedUpdate>> wait(const Patience& patience);
-  /// The method by which the round was last opened; nothing if it never was, or if the method was not
-  /// recorded.
+  /// The method by which the round was last opened; nothing if it never was.
   std::optional<RoundMethod> method_of(std::int64_t round) const;
   /// Number of rounds on record: the newest that was opened, and those before it.
   std::int64_t rounds_of_record() const;

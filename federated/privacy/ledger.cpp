@@ -51,7 +51,7 @@ void prepare(Database& database, const std::string& path, const std::string& uni
     fail(
         "{}: what was spent hid each {}, and now each {} is to be hidden: what was spent for two units "
         "cannot be added up. Keep privacy.unit = \"{}\", or agree with the owners of the data on another "
-        "budget, in another ledger",
+        "budget, in another ledger; a federation's site then needs another site.directory, too",
         path, others.text(0), unit, others.text(0));
   transaction.commit();
 }

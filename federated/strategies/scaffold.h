@@ -17,8 +17,8 @@
 //
 // for the sites S of N that took part. Every site counts equally, however many examples it has. Only then is
 // c always the mean of all c_i, including those of sites that did not take part, and belongs to the objective
-// that x follows. The coordinator scales c by N / N' if N' sites are there when it is started again. Sites
-// that were removed still count, because their c_i are in c.
+// that x follows. The coordinator scales c by N / N' if sites were added when it is started again, so that
+// there are N'. Sites that were removed still count, because their c_i are in c (federated/control_sites.h).
 #pragma once
 
 #include "federated/strategies/mean_strategy.h"

@@ -1,6 +1,7 @@
 #include "federated/transport/coordinator.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <malloc.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -11,14 +12,17 @@
 #include <cmath>
 #include <ctime>
 #include <deque>
+#include <iterator>
 #include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "core/clock.h"
 #include "core/durable_file.h"
 #include "core/polling.h"
+#include "federated/control_sites.h"
 #include "federated/global_model.h"
 #include "federated/privacy/privacy_marks.h"
 #include "federated/prometheus_file.h"
@@ -31,12 +35,15 @@
 namespace conclave {
 namespace {
 
-// In a checkpoint's metadata: the number of sites whose control variates c is the mean of.
-constexpr const char* kControlSites = "control_sites";
-
 constexpr double kFarewellSeconds = 60;
-constexpr std::size_t kMostNamed = 20;    // at most so many missing sites are named in a line
+constexpr std::size_t kMostNamed = 20;    // at most so many sites are named in a line
 constexpr double kBetweenLongLines = 10;  // seconds
+
+std::string named(std::span<const std::string> sites) {
+  const auto first = sites.first(std::min(sites.size(), kMostNamed));
+  const std::size_t more = sites.size() - first.size();
+  return fmt::format("{}{}", fmt::join(first, ", "), more == 0 ? "" : fmt::format(" and {} more", more));
+}
 
 // Without the database, what earlier sums spent would be forgotten. Call this before the database is made.
 void expect_database(const std::filesystem::path& directory) {
@@ -110,6 +117,7 @@ struct Coordinator::Parts {
                               : ControlVariate::stored,
                   options.directory);
     if (anew) model->state().step = 0;
+    count_control_sites(by_control, anew);
     round = model->state().step;
     expect_spends();
     expect_rounds();
@@ -121,7 +129,6 @@ struct Coordinator::Parts {
       for (const std::size_t sites : {static_cast<std::size_t>(options.quorum), everyone()})
         if (sites >= static_cast<std::size_t>(options.quorum))
           check_sums(options.secure, policy->exchanged_elements(), sites);
-    if (by_control && !anew) keep_removed_sites();
     options.strategy.folder = options.directory;
     strategy = make_strategy(options.strategy, policy->exchanged_elements());
     require(
@@ -133,14 +140,21 @@ struct Coordinator::Parts {
             "strategy {}: all sites' control variates must count equally, and with sharing.by_tokens they "
             "would not; leave that out",
             strategy->name());
-    if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0)
-      if (const double all = epsilon_in_the_end(); all > most)
+    if (const double most = options.secure.most_epsilon; options.secure.privacy.is_on() && most > 0) {
+      const RoundPrivacy& privacy = options.secure.privacy;
+      const double all = epsilon_in_the_end();
+      require(!std::isinf(all),
+              "{}: it had rounds without secure aggregation or without noise, which no epsilon bounds, and "
+              "privacy.epsilon = {}; begin in another folder, or set privacy.epsilon = 0 and "
+              "privacy.noise_multiplier = {}",
+              options.directory, most, privacy.noise_multiplier);
+      if (all > most)
         fail(
             "privacy: what was summed up so far has spent epsilon {:.4f} at delta {}, and with {} more "
-            "rounds it would "
-            "be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise, or none; ask for fewer "
-            "rounds, or for more noise by privacy.noise_multiplier",
-            epsilon(options.secure.privacy), options.secure.privacy.delta, rounds_to_spend(), all, most);
+            "rounds it would be {:.4f}: above privacy.epsilon = {}. Earlier rounds had other noise; ask for "
+            "fewer rounds, or for more noise by privacy.noise_multiplier",
+            epsilon(privacy), privacy.delta, rounds_to_spend(), all, most);
+    }
     load_strategy();
     if (anew) {
       begin_private();
@@ -203,32 +217,37 @@ struct Coordinator::Parts {
                                                : secure.epsilon(privacy, more);
   }
 
-  std::int64_t control_sites() {
-    return nlohmann::json::parse(model->state().metadata).value(kControlSites, options.strategy.sites);
-  }
-
   // The control variate of a site that was removed stays in c, the mean of all, because the coordinator does
-  // not know it. So c remains the mean of those of all sites that there were.
-  void keep_removed_sites() {
-    const std::int64_t before = control_sites();
-    if (before <= options.strategy.sites) return;
-    say(fmt::format(
-        "warning: the federation had {} sites, and now has {}: scaffold keeps correcting for the data "
-        "of those that were removed. To begin without them, begin another federation, in another folder",
-        before, options.strategy.sites));
-    options.strategy.sites = before;
+  // not know it. So c remains the mean of those of all sites that there were. A new federation's c is zero,
+  // and so is that after rounds of a strategy without c, whose checkpoints do not have it.
+  void count_control_sites(bool by_control, bool anew) {
+    auto notes = nlohmann::json::parse(model->state().metadata);
+    if (!by_control || anew) {
+      notes.erase(kControlSites);
+      model->state().metadata = notes.dump();
+    }
+    if (!by_control) return;
+    const std::set<std::string> before = control_sites(notes);
+    std::vector<std::string> removed;
+    std::ranges::set_difference(before, options.sites, std::back_inserter(removed));
+    if (!removed.empty())
+      say(
+          fmt::format("warning: strategy {} keeps correcting for the data of sites that were removed: {}. To "
+                      "begin without them, begin another federation, in another folder",
+                      options.strategy.name, named(removed)));
+    options.sites.insert(before.begin(), before.end());
+    options.strategy.sites = static_cast<std::int64_t>(options.sites.size());
   }
 
   // The control variate of a site that was added is zero at first, so that the mean of all becomes smaller.
   // The checkpoint with which the round began still has the mean before, and is repeated from that if this
   // process is killed.
   void count_added_sites() {
-    const std::int64_t before = control_sites(), sites = options.strategy.sites;
-    const auto control = model->vectors().subspan(model->layout().elements);
-    if (before != sites)
-      for (float& value : control) value *= static_cast<float>(before) / static_cast<float>(sites);
     auto notes = nlohmann::json::parse(model->state().metadata);
-    notes[kControlSites] = sites;
+    const auto factor = static_cast<float>(add_control_sites(notes, options.sites));
+    const auto control = model->vectors().subspan(model->layout().elements);
+    if (factor != 1)
+      for (float& value : control) value *= factor;
     model->state().metadata = notes.dump();
   }
 
@@ -271,7 +290,6 @@ struct Coordinator::Parts {
   // had spent elsewhere is no mark of these rounds.
   void begin_private() {
     auto notes = begun_from(nlohmann::json::parse(model->state().metadata));
-    notes.erase(kControlSites);
     if (options.secure.privacy.is_on())
       set_mark(notes, MarkKind::rounds, {.unit = std::string(to_string(options.secure.privacy.unit))});
     model->state().metadata = notes.dump();
@@ -436,12 +454,10 @@ struct Coordinator::Parts {
       say(fmt::format("round {} of {} waits: {} of {} updates came", round + 1, options.rounds,
                       progress.updates, strategy->buffer_size()));
     if (!progress.overdue) return;
-    const std::size_t absent = progress.missing.size(), named = std::min(absent, kMostNamed);
-    if (absent > named && long_line && seconds_since(*long_line) < kBetweenLongLines) return;
-    if (absent > named) long_line = Clock::now();
-    std::string missing;
-    for (std::size_t i = 0; i < named; ++i) missing += (i == 0 ? "" : ", ") + progress.missing[i];
-    if (absent > named) missing += fmt::format(" and {} more", absent - named);
+    const bool is_long = progress.missing.size() > kMostNamed;
+    if (is_long && long_line && seconds_since(*long_line) < kBetweenLongLines) return;
+    if (is_long) long_line = Clock::now();
+    const std::string missing = named(progress.missing);
     const std::size_t admitted = everyone();
     say(fmt::format(
         "round {} of {} is past its deadline and waits: {} of {} updates came; of the sites that began it, "

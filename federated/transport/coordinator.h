@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,8 @@ struct CoordinatorOptions {
   double gather_seconds = 10;     ///< for sites to join a round, unless all accepted sites have delivered
   double deadline_seconds = 600;  ///< after which a quorum is enough
   std::int64_t local_steps = 100;
-  std::int64_t keep = 2;  ///< number of checkpoints to keep; 0: all
+  std::int64_t keep = 2;        ///< number of checkpoints to keep; 0: all
+  std::set<std::string> sites;  ///< those of the federation; only control variates need them
   StrategyOptions strategy;
   Schedule::Kind schedule = Schedule::Kind::constant;  ///< of server_rate over all rounds
   std::int64_t max_staleness = 20;  ///< rounds by which the model of an asynchronous update may be older

@@ -236,6 +236,7 @@ int federate_coordinator(const CoordinatorArguments& arguments, const ProcessEnv
        .deadline_seconds = federation.deadline_seconds,
        .local_steps = federation.local_steps,
        .keep = federation.keep,
+       .sites = {federation.sites.begin(), federation.sites.end()},
        .strategy = settings.strategy.options,
        .schedule = schedule_from(settings.strategy.schedule),
        .max_staleness = settings.strategy.max_staleness,

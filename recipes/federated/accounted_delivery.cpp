@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "core/durable_file.h"
-#include "core/file.h"
 #include "core/text.h"
 #include "federated/random_source.h"
 
@@ -22,23 +21,23 @@ namespace fs = std::filesystem;
 constexpr const char* kSpentNote = "spent.txt";
 constexpr std::string_view kNewest = "newest spend: ";  // begins the line before its digest
 
-// Call this after a spend is in the ledger, and before what it pays for is sent. A kill before the note then
-// leaves a ledger with one spend more, which is no reason to refuse it.
-void note_spending(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
-  write_file_atomically((directory / kSpentNote).string(),
-                        fmt::format("{}\n{}{}\n", fs::absolute(file).string(), kNewest, ledger.newest()));
-}
-
-// Throws Error unless the ledger has the spend that the note tells of. (An earlier version noted none.)
+// Throws Error if there is a note, unless the ledger has the spend that the note tells of.
 void expect_noted_spend(const fs::path& directory, const std::string& file, const PrivacyLedger& ledger) {
-  std::ifstream note(directory / kSpentNote);
-  std::string line;
-  while (std::getline(note, line))
-    require(!line.starts_with(kNewest) || ledger.has(line.substr(kNewest.size())),
-            "{}: this is another ledger, or an older copy: it lacks the newest spend that {} tells of, and "
-            "would forget what was spent. Put back the newest ledger, or set privacy.ledger to where it is; "
-            "if what was sent is not to count, begin in another site.directory",
-            file, (directory / kSpentNote).string());
+  const fs::path path = directory / kSpentNote;
+  if (!fs::exists(path)) return;
+  std::ifstream note(path);
+  std::vector<std::string> newest;
+  for (std::string line; std::getline(note, line);)
+    if (line.starts_with(kNewest)) newest.push_back(line.substr(kNewest.size()));
+  require(newest.size() == 1,
+          "{}: it has {} lines that begin with \"{}\", and must have one, or nobody knows whether {} is the "
+          "newest ledger; restore it, or begin in another site.directory",
+          path.string(), newest.size(), kNewest, file);
+  require(ledger.has(newest.front()),
+          "{}: this is another ledger, or an older copy: it lacks the newest spend that {} tells of, and "
+          "would forget what was spent. Put back the newest ledger, or set privacy.ledger to where it is; "
+          "if what was sent is not to count, begin in another site.directory",
+          file, path.string());
 }
 
 // A unique name for a release. Its noise is not drawn yet, so there is no digest of its bytes.
@@ -107,11 +106,17 @@ void AccountedDelivery::record(const WaitingUpdate& update, const std::optional<
   if (!ledger_) return;
   PrivacySpend spent = spend_of(update, event);
   if (rounds_.is_on()) spent.digest = random_name();
+  // The note is on disk before the spend, so that a full disk costs no privacy. It takes its place after the
+  // spend and before what that pays for is sent: a kill before that leaves a ledger with one spend more than
+  // the note tells of, which is no reason to refuse it.
+  const std::string newest = ledger_->has(spent.digest) ? ledger_->newest() : spent.digest;
+  AtomicFile note((directory_ / kSpentNote).string());
+  note.write(fmt::format("{}\n{}{}\n", fs::absolute(ledger_path_).string(), kNewest, newest));
   // Two noisy sums of the same drawn units reveal more than two of units drawn anew, which the ledger
   // assumes. So a sampled update is used once.
   if (rounds_.rate < 1) WaitingUpdate::forget(directory_);
   const bool anew = ledger_->record(spent);
-  note_spending(directory_, ledger_path_, *ledger_);
+  note.commit();
   const double epsilon = ledger_->epsilon();
   if (const std::int64_t times = ledger_->count(spent.run, spent.round); anew && times > 1)
     say_(fmt::format(

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "federated/control_sites.h"
 #include "federated/sha256.h"
 #include "recipes/corpus/corpus.h"
 #include "recipes/models/loaded_model.h"
@@ -146,7 +147,7 @@ void SiteJob::check_recipe_of(const CheckpointReader& model) {
   const CheckpointState& state = model.state();
   auto notes = nlohmann::json::parse(state.metadata);
   notes.erase("round_privacy");  // what was spent, of which the site has its own record
-  notes.erase("control_sites");  // how many sites there are
+  notes.erase(kControlSites);    // which sites there were
   const std::array recipe{state.recipe, notes.dump(), state.tokenizer};
   if (!begun_with_) begun_with_ = recipe;
   require(recipe == begun_with_,
@@ -290,7 +291,10 @@ bool SiteJob::train(const Work& work, const CheckpointReader& model) {
           directory_.string(), work.turn + 1, *kept));
     if (tells_metrics && (work.turn > 0 || kept)) validate("private_validation", metrics);
   }
-  SiteModel::Control control{.gradient = {}, .counted = work.counted};
+  // The mean of no sites' control variates is zero, as after rounds of another strategy. This site's then
+  // begins anew, too, because it is not in the mean.
+  const bool anew = control_sites(nlohmann::json::parse(model.state().metadata)).empty();
+  SiteModel::Control control{.gradient = {}, .counted = anew ? 0 : work.counted};
   SiteTerms::ControlEntries controlled;  // owns what `control` refers to
   if (work.terms.rules.control_variate) {
     controlled = trainer_->control_entries();

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 #include "core/durable_file.h"
 
@@ -122,6 +123,11 @@ std::set<std::int64_t> SiteModel::rounds_kept(std::string_view prefix) const {
   return rounds;
 }
 
+// False after a round of another strategy: the control variate is then zero.
+bool SiteModel::has_control(const CheckpointReader& base) const {
+  return base.has(control_name(layout_.parts.front().name));
+}
+
 std::filesystem::path SiteModel::private_file(std::int64_t round) const { return kept_file(kPrivate, round); }
 
 // The newest file for a round up to `round`, because rounds without this site do not change its numbers. If
@@ -172,20 +178,23 @@ std::optional<std::int64_t> SiteModel::restore_private(std::span<const TensorEnt
 }
 
 std::string SiteModel::set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                                      std::int64_t counted) const {
-  CheckpointReader(base.path(), grid_.world()).load(correction);
+                                      std::int64_t counted) {
+  if (has_control(base))
+    CheckpointReader(base.path(), grid_.world()).load(correction);
+  else
+    for (const TensorEntry& entry : correction) entry.values.zero();
   if (counted == 0) {
     const bool is_zero = std::ranges::all_of(correction, [](const TensorEntry& entry) {
       const Tensor values = Tensor::empty(entry.values.shape());  // entry.values may be on a device
       values.copy_from(entry.values);
       return std::ranges::all_of(values.span<float>(), [](float value) { return value == 0; });
     });
-    if (rounds_kept(kControl).empty() || is_zero) return "";
+    if (rounds_kept(kControl).empty() || is_zero || std::exchange(told_of_no_update_, true)) return "";
     return fmt::format(
-        "{}: by the coordinator's rounds.sqlite no update of this site's counted, and this site has a "
-        "control "
-        "variate of an earlier one; it begins with zeros. If that update came in time, rounds.sqlite is an "
-        "older copy: have the newest one restored",
+        "{}: this site made updates before, and by the coordinator's record none of them counted: its "
+        "control variate is taken to be zeros. They probably came too late, after the deadlines of their "
+        "rounds. If one came in time, the coordinator's rounds.sqlite is an older copy: have the newest one "
+        "restored",
         directory_.string());
   }
   if (!std::filesystem::exists(control_file(counted)))
@@ -235,8 +244,12 @@ FileDigest SiteModel::save(std::span<const TensorEntry> entries, const Checkpoin
     } else {
       subtract(base, name, own);
     }
-    if (by_control)
-      subtract(base, control_name(name), change.subspan(offset, static_cast<std::size_t>(shape.numel())));
+    if (!by_control) continue;
+    const auto changed = change.subspan(offset, static_cast<std::size_t>(shape.numel()));
+    if (has_control(base))
+      subtract(base, control_name(name), changed);
+    else
+      expect_finite(control_name(name), changed);
   }
   policy_.gather(values, exchanged.span<float>().first(elements));
   if (by_control) {

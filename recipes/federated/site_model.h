@@ -46,10 +46,10 @@ class SiteModel {
   /// Collective. Sets this rank's `correction` ("control/...") to the control variate of `base` minus the
   /// site's own (federated/strategies/scaffold.h). The site's own is the one after round `counted`, from 1:
   /// the last round in which its update counted, as the coordinator knows. For round 0 it is zeros. Returns
-  /// "", or a warning: its file is missing, and the site's own is taken to be zeros, or the coordinator may
-  /// have forgotten this site's updates.
+  /// "", or a warning: its file is missing, and the site's own is taken to be zeros, or (once) none of this
+  /// site's updates counted, or the coordinator may have forgotten them.
   std::string set_correction(std::span<const TensorEntry> correction, const CheckpointReader& base,
-                             std::int64_t counted) const;
+                             std::int64_t counted);
 
   struct Control {
     std::span<const TensorEntry> gradient;  ///< mean of the corrected gradients; empty: no control variate
@@ -67,6 +67,7 @@ class SiteModel {
  private:
   std::filesystem::path kept_file(std::string_view prefix, std::int64_t round) const;
   std::set<std::int64_t> rounds_kept(std::string_view prefix) const;  ///< those with such a file
+  bool has_control(const CheckpointReader& base) const;
   std::filesystem::path private_file(std::int64_t round) const;
   std::optional<std::int64_t> kept_private(std::int64_t round) const;
   std::filesystem::path control_file(std::int64_t round) const;
@@ -79,6 +80,7 @@ class SiteModel {
   SharingPolicy policy_;
   std::filesystem::path directory_;
   const ProcessGrid& grid_;
+  bool told_of_no_update_ = false;
 };
 
 }  // namespace conclave

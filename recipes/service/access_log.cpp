@@ -47,7 +47,10 @@ void AccessLog::note_later(const Entry& entry) {
   std::string line = line_of(entry);
   {
     const std::lock_guard lock(waiting_mutex_);
-    if (waiting_.size() >= kMostWaiting) return;
+    if (waiting_.size() >= kMostWaiting) {
+      ++lost_;
+      return;
+    }
     waiting_.push_back(std::move(line));
   }
   comes_.notify_one();
@@ -56,11 +59,15 @@ void AccessLog::note_later(const Entry& entry) {
 // Called with mutex_ held, as is write().
 void AccessLog::write_waiting() {
   std::deque<std::string> lines;
+  std::size_t lost = 0;
   {
     const std::lock_guard lock(waiting_mutex_);
     lines.swap(waiting_);
+    lost = std::exchange(lost_, 0);
   }
   for (const std::string& line : lines) write(line);
+  if (lost > 0)
+    write(json_text(nlohmann::ordered_json{{"time", seconds_since_1970()}, {"not_logged", lost}}) + "\n");
 }
 
 void AccessLog::write(const std::string& line) {

@@ -32,7 +32,7 @@ class AccessLog {
   /// prints a warning.
   void note(const Entry& entry);
   /// Thread-safe. Does not wait for the file: a thread of the log's own, or note(), writes the entry. Lost if
-  /// kMostWaiting entries wait already.
+  /// kMostWaiting entries wait already; a line {"time", "not_logged"} then says how many were lost there.
   void note_later(const Entry& entry);
   /// Thread-safe. Opens the path again, for log rotation: later entries go to the file that is there now.
   /// Throws Error where it cannot be opened; the log then keeps the old file.
@@ -50,6 +50,7 @@ class AccessLog {
   std::mutex waiting_mutex_;  // never held while anything waits; the last to be locked
   std::condition_variable_any comes_;
   std::deque<std::string> waiting_;
+  std::size_t lost_ = 0;  // entries that came after those waiting
   std::jthread writer_;
 };
 

@@ -410,6 +410,27 @@ def test_scaffold():
     plain, corrected = numbers(checkpoints("calm")[-1]), numbers(calm)
     assert max(abs(corrected[name] - value).max() for name, value in plain.items()) > 1e-3
 
+    def control_of(path):
+        with h5py.File(path) as file:
+            names = []
+            file["control"].visititems(lambda name, tensor: names.append(name) if isinstance(tensor, h5py.Dataset) else None)
+            return numpy.concatenate([file["control"][name][()].ravel() for name in sorted(names)])
+
+    # After rounds of another strategy, all control variates begin anew, also that of a site that took no part in those rounds.
+    for strategy, members in [("fedavg", ["north"]), ("scaffold", SITES)]:
+        rounds = len(checkpoints("scaffold_first"))
+        leader = Started("scaffold_first/coordinator.log", coordinator("scaffold_first", *options, f"--set=strategy.name={strategy}", f"--set=federation.rounds={rounds}", f"--set=federation.quorum={len(members)}"))
+        again = [Started(f"scaffold_first/{name}.log", site(name, "scaffold_first")) for name in members]
+        for process in [*again, leader]:
+            process.ends()
+        model = checkpoints("scaffold_first")[-1]
+        with h5py.File(model) as file:
+            named = json.loads(file["state/metadata"][()]).get("control_sites")
+        assert named == (SITES if strategy == "scaffold" else None), named
+    own = [numpy.fromfile(f"scaffold_first/{name}/control-{rounds:08}.f32", numpy.float32) for name in SITES]
+    assert abs(control_of(model) - sum(own) / 2).max() < 1e-6 < abs(sum(own)).max()
+    assert all("control variate" not in one.log.read_text() for one in again)
+
     # With an older record of updates, the sites would begin their control variates anew.
     shutil.copytree("scaffold", "scaffold_older", ignore=shutil.ignore_patterns("*.log", *SITES))
     with sqlite3.connect("scaffold_older/rounds.sqlite") as database:
@@ -423,21 +444,16 @@ def test_scaffold():
     before, after = [numpy.fromfile(f"scaffold/north/control-{round:08}.f32", numpy.float32) for round in (2, 3)]
     assert len(changed) == 2 * len(after) and abs(after - before - changed[len(after) :]).max() < 1e-6 < abs(after).max()
 
-    # If a site is added, c remains the mean of all sites' control variates, of which the new one's is zero.
-    def control_of(path):
-        with h5py.File(path) as file:
-            names = []
-            file["control"].visititems(lambda name, tensor: names.append(name) if isinstance(tensor, h5py.Dataset) else None)
-            return numpy.concatenate([file["control"][name][()].ravel() for name in sorted(names)])
-
-    leader = Started("scaffold/more.log", coordinator("scaffold", *options, "--set=federation.rounds=4", '--set=federation.sites=["north", "south", "west"]', "--set=federation.quorum=2"))
+    # If a site is replaced, c remains the mean of all sites' control variates, of which the new ones' are zero.
+    leader = Started("scaffold/more.log", coordinator("scaffold", *options, "--set=federation.rounds=4", '--set=federation.sites=["north", "east", "west"]', "--set=federation.quorum=2"))
     for process in [*(Started(f"scaffold/{name}.log", site(name, "scaffold")) for name in SITES), leader]:
         process.ends()
-    for path, sites in [(calm, 2), (checkpoints("scaffold")[-1], 3)]:
+    assert "strategy scaffold keeps correcting for the data of sites that were removed: south. To begin" in leader.log.read_text()
+    for path, sites in [(calm, 2), (checkpoints("scaffold")[-1], 4)]:
         own = [numpy.fromfile(f"scaffold/{name}/{path.stem.replace('step', 'control')}.f32", numpy.float32) for name in SITES]
         assert abs(control_of(path) - sum(own) / sites).max() < 1e-6 < abs(sum(own)).max(), path
     leader = Started("scaffold/fewer.log", coordinator("scaffold", *options, "--set=federation.rounds=5", "--set=federation.quorum=2"))
-    leader.until("warning: the federation had 3 sites, and now has 2: scaffold keeps correcting for the data")
+    leader.until("warning: strategy scaffold keeps correcting for the data of sites that were removed: east, west. To begin")
     leader.kill()
 
     # Between sites with the same data there is nothing to correct.
@@ -970,7 +986,7 @@ def test_noise_once():
     with sqlite3.connect("noisy_skipped/rounds.sqlite") as database:
         database.execute("UPDATE models SET secure = 0 WHERE round = 0")
     database.close()
-    run(budgeted, 1, ["what was summed up so far has spent epsilon inf"])
+    run(budgeted, 1, ["noisy_skipped: it had rounds without secure aggregation or without noise", "privacy.epsilon = 0 and privacy.noise_multiplier = 30"])
     leader = Started("noisy_skipped/plain.log", secure_coordinator("noisy_skipped", *start, "--set=privacy.noise_multiplier=30"))
     leader.until("round 3 of 3 begins")
     leader.kill()

@@ -139,12 +139,26 @@ TEST_CASE_METHOD(DeliveryFixture, "nothing is sent if the spend cannot be record
     return true;
   };
   {
-    const FileSizeLimit full(0);
+    const FileSizeLimit full(4096);  // a page of the ledger
     CHECK_THROWS_WITH(send(), Contains("privacy.sqlite"));
   }
   CHECK_FALSE(sent);
   CHECK(on_disk(noisy ? "site" : "record").empty());
   CHECK(is_waiting());
+}
+
+TEST_CASE_METHOD(DeliveryFixture, "nothing is spent if it cannot be noted that it was") {
+  const bool noisy = GENERATE(false, true);
+  begin(noisy ? kNoisy : RoundPrivacy());
+  const std::filesystem::path hindrance = folder.path() + "/spent.txt.tmp";
+  std::filesystem::create_directory(hindrance);
+  CHECK_THROWS_WITH(send(), Contains("spent.txt"));
+  CHECK(on_disk(noisy ? "site" : "record").empty());
+  CHECK(is_waiting());
+  std::filesystem::remove(hindrance);
+  send();
+  CHECK(on_disk(noisy ? "site" : "record").size() == 1);
+  CHECK_NOTHROW(open(ledger));
 }
 
 TEST_CASE_METHOD(DeliveryFixture, "an update above the budget is not offered to the coordinator") {
@@ -188,12 +202,18 @@ TEST_CASE_METHOD(DeliveryFixture, "another ledger, or an older copy, is refused 
                       Contains(std::string(name) + ": this is another ledger, or an older copy") &&
                           Contains("tells of") && Contains("begin in another site.directory"));
   CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
+  // So is one for another unit, which PrivacyLedger's message therefore offers with another folder only.
+  CHECK_THROWS_WITH(delivery->open_ledger(elsewhere("client.sqlite"), "client", {100, 1e-5}),
+                    Contains("client.sqlite: this is another ledger"));
   folder.write("spent.txt", before);
   CHECK_NOTHROW(open(elsewhere("newest.sqlite")));
   CHECK_NOTHROW(open(elsewhere("older.sqlite")));
   CHECK_THROWS_WITH(open(elsewhere("empty.sqlite")), Contains("another ledger"));
-  folder.write("spent.txt", ledger.string() + "\n");  // of an earlier version
-  CHECK_NOTHROW(open(elsewhere("empty.sqlite")));
+  for (const std::string& damaged : {ledger.string() + "\n", before + before, std::string()}) {
+    folder.write("spent.txt", damaged);
+    CHECK_THROWS_WITH(open(elsewhere("newest.sqlite")),
+                      Contains("spent.txt: it has " + std::string(damaged == before + before ? "2" : "0")));
+  }
 }
 
 TEST_CASE("a missing ledger is refused in a folder that says that privacy was spent there") {
