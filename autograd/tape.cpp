@@ -98,7 +98,7 @@ Tape::Node& Tape::add(const char* name, std::span<const Tensor* const> inputs,
   node->first_output = **outputs.begin();
   node->previous = last_;
   last_ = node;
-  if (Timeline* timeline = Timeline::recording()) timeline->follow(name, scope_, "forward");
+  if (Timeline* timeline = Timeline::recording()) timeline->follow(name, "forward", scope_);
   return *node;
 }
 

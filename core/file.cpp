@@ -55,6 +55,12 @@ void write_file_atomically(const std::string& path, std::string_view bytes) {
   file.commit();
 }
 
+void replace_file(const std::string& path, std::string_view bytes, unsigned mode) {
+  AtomicFile file(path);
+  file.write(bytes, mode);
+  file.commit();
+}
+
 std::size_t find_invalid_utf8(std::string_view text) {
   const auto byte = [&](std::size_t i) -> unsigned { return static_cast<unsigned char>(text[i]); };
   std::size_t i = 0;

@@ -18,6 +18,9 @@ std::string read_file(const std::string& path, std::string_view advice,
 /// Creates or replaces the file at `path`, also where several processes do so at once; throws Error on
 /// failure.
 void write_file_atomically(const std::string& path, std::string_view bytes);
+/// The same for a file that one process at a time writes: what a crash leaves beside it is gone with the next
+/// write, and at no time does anybody have other rights to the bytes than `mode` gives.
+void replace_file(const std::string& path, std::string_view bytes, unsigned mode = 0644);
 
 /// Offset of the first sequence in `text` that is not well-formed UTF-8 (RFC 3629: no surrogates, no overlong
 /// forms, at most U+10FFFF); npos if all of `text` is well-formed.

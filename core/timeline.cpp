@@ -22,25 +22,25 @@ Timeline::~Timeline() { recording_timeline = nullptr; }
 
 double Timeline::elapsed() const { return now() - start_; }
 
-void Timeline::follow(const char* name, const char* where, const char* kind) {
-  add(name, where, kind, followed_);
+void Timeline::follow(const char* name, const char* kind, const char* where) {
+  add(name, kind, where, followed_);
   restart();
 }
 
 void Timeline::Scope::end() noexcept {
   try {
-    timeline_->add(name_, where_, kind_, begin_);
+    timeline_->add(name_, kind_, where_, begin_);
   } catch (const Error&) {
     // The device has failed; the next call on it reports that.
   }
 }
 
-void Timeline::add(const char* name, const char* where, const char* kind, double begin) {
+void Timeline::add(const char* name, const char* kind, const char* where, double begin) {
   synchronize(device_);
   if (spans_.size() == spans_.capacity())
     ++lost_;
   else
-    spans_.push_back({name, where, kind, begin, elapsed()});
+    spans_.push_back({.name = name, .where = where, .kind = kind, .begin = begin, .end = elapsed()});
 }
 
 }  // namespace conclave

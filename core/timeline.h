@@ -34,7 +34,7 @@ class Timeline {
 
   /// A span from the end of the last such span, or from the last restart(), to the present: for work whose
   /// end alone is known. The strings must outlive the Timeline.
-  void follow(const char* name, const char* where, const char* kind);
+  void follow(const char* name, const char* kind, const char* where);
   void restart() { followed_ = elapsed(); }
 
   /// In order of their ends.
@@ -68,7 +68,7 @@ class Timeline {
 
  private:
   double elapsed() const;
-  void add(const char* name, const char* where, const char* kind, double begin);
+  void add(const char* name, const char* kind, const char* where, double begin);
 
   Device device_;
   double start_;

@@ -145,8 +145,7 @@ std::string lacking_room(const std::filesystem::path& directory, double needed, 
   constexpr double kMebi = 1 << 20;
   return fmt::format(
       "{}: there is room for {:.0f} MiB, and {:.0f} MiB are needed for {}, besides {:.0f} MiB that must stay "
-      "free; "
-      "make room",
+      "free; make room",
       directory.string(), room / kMebi, needed / kMebi, what, spare / kMebi);
 }
 

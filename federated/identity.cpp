@@ -68,13 +68,6 @@ std::string read_kit(const std::filesystem::path& path, std::size_t most = kMost
   return read_file(path.string(), "`conclave federate provision` makes start-up kits", most);
 }
 
-// After a crash the file has either its old or its new content; at no time can others read a secret.
-void write_file(const std::filesystem::path& path, std::string_view text, unsigned mode) {
-  AtomicFile file(path.string());
-  file.write(text, mode);
-  file.commit();
-}
-
 KeyPointer new_key() {
   KeyPointer key(EVP_EC_gen("P-256"));
   expect(key != nullptr, "making a key");
@@ -240,8 +233,8 @@ CertificateRequest request_certificate(const std::filesystem::path& folder, cons
                                     static_cast<int>(name.size()), -1, 0) == 1 &&
              X509_REQ_sign(request.get(), key.get(), EVP_sha256()) > 0,
          "making a request");
-  if (anew) write_file(key_file, pem_of(key.get()), 0600);
-  write_file(file, pem([&](BIO* bio) { return PEM_write_bio_X509_REQ(bio, request.get()); }), 0644);
+  if (anew) replace_file(key_file, pem_of(key.get()), 0600);
+  replace_file(file, pem([&](BIO* bio) { return PEM_write_bio_X509_REQ(bio, request.get()); }), 0644);
   return CertificateRequest::read(file);
 }
 
@@ -270,9 +263,9 @@ CertificateAuthority CertificateAuthority::load(const std::filesystem::path& fol
 
 void CertificateAuthority::save(const std::filesystem::path& folder) const {
   create_durable_directories(folder);
-  write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
-  write_file(folder / "authority.key", pem_of(key_.get()),
-             0600);  // written last: if it exists, authority.pem does, too
+  replace_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
+  replace_file(folder / "authority.key", pem_of(key_.get()),
+               0600);  // written last: if it exists, authority.pem does, too
 }
 
 CertificatePointer CertificateAuthority::signed_for(EVP_PKEY* key, const std::string& name, int days) const {
@@ -297,7 +290,7 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
   const CertificatePointer certificate = signed_for(key.get(), name, days);
   create_durable_directories(folder);
   std::filesystem::remove(folder / "certificate.pem");  // an older one, which would not match the new key
-  write_file(folder / "key.pem", pem_of(key.get()), 0600);
+  replace_file(folder / "key.pem", pem_of(key.get()), 0600);
   return finish(folder, certificate.get(), before);
 }
 
@@ -306,7 +299,7 @@ CertificateInfo CertificateAuthority::issue(const std::filesystem::path& folder,
                                             const std::function<void(const CertificateInfo&)>& before) const {
   const CertificatePointer certificate = signed_for(request.key.get(), request.name, days);
   create_durable_directories(folder);
-  write_file(folder / "request.pem", request.pem, 0644);
+  replace_file(folder / "request.pem", request.pem, 0644);
   std::filesystem::remove(folder / "certificate.pem");
   std::filesystem::remove(folder / "key.pem");  // an older one
   return finish(folder, certificate.get(), before);
@@ -317,9 +310,9 @@ CertificateInfo CertificateAuthority::finish(
     const std::function<void(const CertificateInfo&)>& before) const {
   const std::string text = pem_of(certificate);
   const CertificateInfo info = certificate_info(text);
-  write_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
+  replace_file(folder / "authority.pem", pem_of(certificate_.get()), 0644);
   if (before) before(info);
-  write_file(folder / "certificate.pem", text, 0644);
+  replace_file(folder / "certificate.pem", text, 0644);
   return info;
 }
 
@@ -428,7 +421,7 @@ void AllowList::write(const std::map<std::string, std::string>& allowed) const {
   std::string text =
       "# The certificates that the coordinator lets in; it reads this anew at every connection.\n";
   for (const auto& [fingerprint, site] : allowed) text += fmt::format("{} {}\n", site, fingerprint);
-  write_file(file_, text, 0644);
+  replace_file(file_, text, 0644);
 }
 
 void AllowList::add(const std::string& site, const std::string& fingerprint) const {

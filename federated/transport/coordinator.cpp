@@ -333,8 +333,7 @@ struct Coordinator::Parts {
   const char* after_failed_save() const {
     return options.secure.enabled && secure.unmasked(round - 1)
                ? "started again, the coordinator skips that round, because its sum was unmasked and is lost; "
-                 "what it "
-                 "spent stays spent"
+                 "what it spent stays spent"
                : "started again, the coordinator goes on with that round";
   }
 

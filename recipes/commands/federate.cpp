@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/durable_file.h"
+#include "core/file.h"
 #include "core/print_line.h"
 #include "core/text.h"
 #include "federated/sha256.h"
@@ -169,11 +170,8 @@ int federate_provision(const ProvisionArguments& arguments) {
     if (renewed && name != kCoordinatorName) allowed.remove(name);  // the old key may be compromised
     const auto finish = [&](const CertificateInfo& info) {
       if (name == kCoordinatorName) return;
-      if (const fs::path file = kit / "site.toml"; !fs::exists(file)) {
-        AtomicFile whole(file.string());
-        whole.write(site_toml(settings, name));
-        whole.commit();
-      }
+      if (const fs::path file = kit / "site.toml"; !fs::exists(file))
+        replace_file(file.string(), site_toml(settings, name));
       allowed.add(name, info.fingerprint);
     };
     const int days = static_cast<int>(federation.certificate_days);

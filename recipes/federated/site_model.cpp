@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <utility>
 
 #include "core/durable_file.h"
+#include "core/file.h"
 
 namespace conclave {
 namespace {
@@ -26,9 +26,7 @@ void gather(const TensorEntry& entry, const ProcessGrid& grid, const Tensor& who
 }
 
 void write(const std::string& path, std::span<const float> values) {
-  AtomicFile file(path);
-  file.write({reinterpret_cast<const char*>(values.data()), values.size_bytes()}, 0600);
-  file.commit();
+  replace_file(path, {reinterpret_cast<const char*>(values.data()), values.size_bytes()}, 0600);
 }
 
 // A file of the numbers that a site keeps, laid out as the model is.
@@ -184,12 +182,14 @@ std::string SiteModel::set_correction(std::span<const TensorEntry> correction, c
   else
     for (const TensorEntry& entry : correction) entry.values.zero();
   if (counted == 0) {
+    if (told_of_no_update_ || rounds_kept(kControl).empty()) return "";
     const bool is_zero = std::ranges::all_of(correction, [](const TensorEntry& entry) {
       const Tensor values = Tensor::empty(entry.values.shape());  // entry.values may be on a device
       values.copy_from(entry.values);
       return std::ranges::all_of(values.span<float>(), [](float value) { return value == 0; });
     });
-    if (rounds_kept(kControl).empty() || is_zero || std::exchange(told_of_no_update_, true)) return "";
+    if (is_zero) return "";
+    told_of_no_update_ = true;
     return fmt::format(
         "{}: this site made updates before, and by the coordinator's record none of them counted: its "
         "control variate is taken to be zeros. They probably came too late, after the deadlines of their "

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/durable_file.h"
+#include "core/file.h"
 
 namespace conclave {
 namespace {
@@ -23,9 +24,7 @@ void WaitingUpdate::save() const {
                             {"metrics", metrics},
                             {"terms", terms},
                             {"spend", spend}};
-  AtomicFile out(note_in(file.parent_path()).string());
-  out.write(note.dump(), 0600);
-  out.commit();
+  replace_file(note_in(file.parent_path()).string(), note.dump(), 0600);
 }
 
 std::optional<WaitingUpdate> WaitingUpdate::find(const std::filesystem::path& directory, std::int64_t turn,

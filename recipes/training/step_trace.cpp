@@ -1,6 +1,6 @@
 #include "recipes/training/step_trace.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_text.h"
 #include "recipes/metrics/metrics_writer.h"
 
 namespace conclave {
@@ -17,14 +18,14 @@ using nlohmann::json;
 
 constexpr std::size_t kNamed = 6;  // in the log's line
 
+// The elements of an array.
 // https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU ("Trace Event Format"):
 // complete events ("X"), times in microseconds.
-json events_of(const Timeline& timeline, int rank) {
-  json events = json::array();
-  events.push_back({{"ph", "M"},
-                    {"name", "process_name"},
-                    {"pid", rank},
-                    {"args", {{"name", fmt::format("rank {}", rank)}}}});
+std::string events_of(const Timeline& timeline, int rank) {
+  std::vector<std::string> events{json_text(json{{"ph", "M"},
+                                                 {"name", "process_name"},
+                                                 {"pid", rank},
+                                                 {"args", {{"name", fmt::format("rank {}", rank)}}}})};
   for (const auto& [name, where, kind, begin, end] : timeline.spans()) {
     json event{{"ph", "X"},
                {"name", name},
@@ -34,9 +35,9 @@ json events_of(const Timeline& timeline, int rank) {
                {"ts", 1e6 * begin},
                {"dur", 1e6 * (end - begin)}};
     if (*where != '\0') event["args"] = {{"in", where}};
-    events.push_back(std::move(event));
+    events.push_back(json_text(event));
   }
-  return events;
+  return fmt::format("{}", fmt::join(events, ",\n"));
 }
 
 }  // namespace
@@ -68,13 +69,10 @@ std::vector<TimeOf> times_of(std::span<const Timeline::Span> spans) {
 
 std::string write_trace(const Timeline& timeline, Communicator& world, const std::string& directory,
                         std::int64_t step) {
-  const std::vector<TimeOf> times =
-      times_of(timeline.spans());  // without the gathering, which is recorded, too
-  const std::vector<std::string> of_ranks = world.all_gather(events_of(timeline, world.rank()).dump());
+  // Before the ranks' events are gathered, which is recorded, too.
+  const std::vector<TimeOf> times = times_of(timeline.spans());
+  const std::vector<std::string> of_ranks = world.all_gather(events_of(timeline, world.rank()));
   if (world.rank() != 0) return "";
-  json events = json::array();
-  for (const std::string& text : of_ranks)
-    for (json& event : json::parse(text)) events.push_back(std::move(event));
   const double all = std::accumulate(times.begin(), times.end(), 0.0,
                                      [](double sum, const TimeOf& time) { return sum + time.seconds; });
   std::string said = fmt::format("step {} took {:.1f} ms while it was traced: ", step, 1e3 * all);
@@ -82,7 +80,7 @@ std::string write_trace(const Timeline& timeline, Communicator& world, const std
     said += fmt::format("{} ({}) {:.0f}%, ", times[i].name, times[i].kind, 100 * times[i].seconds / all);
   const std::string path = fmt::format("{}/{}{:08}.json", directory, kTracePrefix, step);
   try {
-    write_file_atomically(path, json{{"traceEvents", std::move(events)}}.dump());
+    write_file_atomically(path, fmt::format("{{\"traceEvents\":[\n{}]}}\n", fmt::join(of_ranks, ",\n")));
     said += fmt::format("...; https://ui.perfetto.dev opens {}", path);
   } catch (const Error& error) {
     said += fmt::format("...; its picture is not written: {}", error.what());

@@ -17,8 +17,8 @@ TEST_CASE("a timeline has its thread's spans, those inside another within it", "
     const Timeline::Scope outer("outer", "step");
     timeline.restart();
     { const Timeline::Scope inner("inner", "communication"); }
-    timeline.follow("first", "layers.0", "forward");
-    timeline.follow("second", "layers.1", "forward");
+    timeline.follow("first", "forward", "layers.0");
+    timeline.follow("second", "forward", "layers.1");
   }
   { const Timeline::Scope no_room("later", "step"); }
   std::thread([] {
