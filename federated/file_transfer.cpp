@@ -5,14 +5,34 @@
 
 #include <algorithm>
 #include <exception>
+#include <vector>
 
 #include "core/error.h"
 
 namespace conclave {
 namespace {
 
-constexpr std::uint64_t kUnit = 8;  // bytes; the length of a part is rounded down to this after a crash, so
-                                    // that no number of an update is cut
+constexpr const char* kPart = ".part";
+constexpr const char* kRetired = ".retired";
+
+using Count = std::uint64_t;  // of the bytes that have arrived, behind a part's last byte
+
+// How much of `expected` has arrived in its part. Without a count the part is as long as the file, because
+// the file is complete, or it is not a part.
+std::uint64_t count_of(const FileDescriptor& part, const FileDigest& expected) {
+  const std::uint64_t size = part.size();
+  if (size == expected.bytes) return size;
+  Count count = 0;
+  if (size == expected.bytes + sizeof count) part.read_at(&count, sizeof count, expected.bytes);
+  return count <= expected.bytes ? count : 0;
+}
+
+// Makes the file a part of which nothing has arrived.
+void empty(FileDescriptor& part, const FileDigest& expected) {
+  const Count none = 0;
+  part.resize(expected.bytes + sizeof none);
+  part.write_at(&none, sizeof none, expected.bytes);
+}
 
 }  // namespace
 
@@ -46,43 +66,69 @@ std::uint64_t chunk_checksum(Pieces pieces) {
 std::uint64_t chunk_checksum(std::string_view data) { return chunk_checksum(Pieces(&data, 1)); }
 
 std::filesystem::path IncomingFile::part_of(const std::filesystem::path& file, const FileDigest& expected) {
-  return fmt::format("{}.{}.part", file.string(), expected.hexadecimal());
+  return fmt::format("{}.{}{}", file.string(), expected.hexadecimal(), kPart);
 }
 
-void IncomingFile::remove_other_parts(const std::filesystem::path& directory, const std::string& sender,
-                                      const std::filesystem::path& kept) {
-  for (const auto& entry : std::filesystem::directory_iterator(directory))
-    if (entry.path().filename().string().starts_with(sender + ".") && entry.path().extension() == ".part" &&
-        entry.path() != kept)
-      std::filesystem::remove(entry.path());
+std::uint64_t IncomingFile::received_of(const std::filesystem::path& file, const FileDigest& expected) {
+  const std::filesystem::path part = part_of(file, expected);
+  return std::filesystem::exists(part) ? count_of(FileDescriptor(part.string(), O_RDONLY), expected) : 0;
+}
+
+void IncomingFile::retire(const std::filesystem::path& file) {
+  if (std::filesystem::exists(file)) std::filesystem::rename(file, file.string() + kRetired);
+}
+
+bool IncomingFile::is_unfinished(const std::filesystem::path& file) {
+  return file.extension() == kPart || file.extension() == kRetired;
+}
+
+void IncomingFile::make_part(const std::filesystem::path& file, const FileDigest& expected,
+                             const std::string& sender) {
+  const std::filesystem::path part = part_of(file, expected);
+  std::vector<std::filesystem::path> others;
+  for (const auto& entry : std::filesystem::directory_iterator(file.parent_path()))
+    if (entry.path().filename().string().starts_with(sender + ".") && is_unfinished(entry.path()) &&
+        entry.path() != part)
+      others.push_back(entry.path());
+  for (const std::filesystem::path& other : others) {
+    // Another part may still be written to, by a call that has not yet noticed that this one follows it.
+    if (other.extension() != kRetired || std::filesystem::exists(part)) {
+      std::filesystem::remove(other);
+      continue;
+    }
+    FileDescriptor retired(other.string(), O_RDWR);
+    empty(retired, expected);
+    std::filesystem::rename(other, part);
+  }
 }
 
 IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expected)
-    : file_(std::move(file)), part_(part_of(file_, expected)), expected_(expected) {
-  std::error_code missing;
-  std::uint64_t there = std::filesystem::file_size(part_, missing);
-  descriptor_.emplace(part_.string(), O_RDWR | O_CREAT, 0600);
-  if (missing) return;
-  if (there > expected.bytes) {
-    restart();
-    return;
-  }
-  if (there % kUnit != 0) descriptor_->resize(there -= there % kUnit);
-  received_ = there;
+    : file_(std::move(file)),
+      part_(part_of(file_, expected)),
+      expected_(expected),
+      descriptor_(part_.string(), O_RDWR | O_CREAT, 0600) {
+  received_ = count_of(descriptor_, expected);
+  if (received_ == 0) empty(descriptor_, expected);
 }
 
 void IncomingFile::read_back() {
   std::string data;
   for (; digested_ < received_; digested_ += data.size()) {
     data.resize(std::min<std::uint64_t>(kChunkBytes, received_ - digested_));
-    descriptor_->read_at(data.data(), data.size(), digested_);
+    descriptor_.read_at(data.data(), data.size(), digested_);
     digest_.add(data);
   }
 }
 
+void IncomingFile::set_received(std::uint64_t bytes) {
+  const Count count = bytes;
+  descriptor_.write_at(&count, sizeof count, expected_.bytes);
+  received_ = bytes;
+}
+
 void IncomingFile::restart() {
-  descriptor_->resize(0);
-  received_ = digested_ = 0;
+  set_received(0);
+  digested_ = 0;
   digest_ = {};
 }
 
@@ -107,9 +153,17 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   }
   require(chunk.checksum() == checksum, "the chunk at byte {} was damaged on its way", offset);
   if (objection) std::rethrow_exception(objection);
-  descriptor_->write_at(pieces, offset);
+  descriptor_.write_at(pieces, offset);
+  set_received(received_ + size);
   digest_ = whole;
-  digested_ = received_ += size;
+  digested_ = received_;
+}
+
+void IncomingFile::sync() {
+  require(received_ == expected_.bytes, "{}: {} of {} bytes came", file_.string(), received_,
+          expected_.bytes);
+  descriptor_.resize(expected_.bytes);
+  descriptor_.sync();
 }
 
 void IncomingFile::finish() {
@@ -120,6 +174,7 @@ void IncomingFile::finish() {
     restart();
     fail("{}: the file that came does not have the announced digest; it must be sent again", file_.string());
   }
+  descriptor_.resize(expected_.bytes);
   std::filesystem::rename(part_, file_);
 }
 

@@ -2,6 +2,10 @@
 // stored beside the final file, under a name that contains the expected digest, so that parts of two
 // different files never mix. When the file is complete, it gets its final name.
 //
+// A part is as long as the file from the beginning, and has behind it the number of bytes that have arrived.
+// So a file that is no longer needed can become the next one's part, and its pages and blocks are written
+// over. That takes half as long as writing to new ones, of which the system must find and clear each.
+//
 // The digest is XXH3-128. It detects accidental corruption by disks and memory. It does not protect against
 // forgery: TLS does that, because it authenticates the sender.
 #pragma once
@@ -9,7 +13,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -53,10 +56,17 @@ class IncomingFile {
 
   /// Path of the part of `file` that has arrived.
   static std::filesystem::path part_of(const std::filesystem::path& file, const FileDigest& expected);
-  /// Removes incomplete files in `directory` whose names begin with `sender` and a dot, except `kept`: a
-  /// sender may take disk space for one incomplete file only.
-  static void remove_other_parts(const std::filesystem::path& directory, const std::string& sender,
-                                 const std::filesystem::path& kept);
+  /// Bytes of `file` that have arrived in its part; 0 if there is none.
+  static std::uint64_t received_of(const std::filesystem::path& file, const FileDigest& expected);
+  /// Keeps a complete file that is no longer needed, for make_part().
+  static void retire(const std::filesystem::path& file);
+  /// Whether a file of this name is a part or retired.
+  static bool is_unfinished(const std::filesystem::path& file);
+  /// Makes one of the sender's retired files the part of `file`, unless there is one, and removes its other
+  /// unfinished files: a sender may take disk space for one of them only. Its files are those beside `file`
+  /// whose names begin with `sender` and a dot.
+  static void make_part(const std::filesystem::path& file, const FileDigest& expected,
+                        const std::string& sender);
 
   /// Bytes that have arrived and need not be sent again.
   std::uint64_t received() const { return received_; }
@@ -67,20 +77,21 @@ class IncomingFile {
   /// reject the chunk. Of a damaged chunk only the damage is reported.
   void append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum,
               const std::function<void(std::string_view)>& inspect = {});
-  /// Returns when the received bytes are on disk. After finish(), sync_directory() makes the new name
-  /// durable.
-  void sync() { descriptor_->sync(); }
+  /// Returns when the file, all of which must have been received, is on disk. After finish(),
+  /// sync_directory() makes the new name durable.
+  void sync();
   /// Gives the file its final name. Throws Error if bytes are missing; if the digest differs, also discards
   /// what was received.
   void finish();
 
  private:
+  void set_received(std::uint64_t bytes);
   void restart();
 
   std::filesystem::path file_, part_;
   FileDigest expected_;
   Xxh3 digest_;
-  std::optional<FileDescriptor> descriptor_;
+  FileDescriptor descriptor_;
   std::uint64_t received_ = 0, digested_ = 0;  // bytes; digest_ is of the latter
 };
 

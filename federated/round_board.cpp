@@ -173,8 +173,8 @@ void RoundBoard::open(const RoundPlan& plan) {
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const bool counts = std::ranges::any_of(
         received_, [&](const auto& update) { return update.second.file == entry.path(); });
-    const bool part = entry.path().extension() == ".part";  // its name contains the digest of its update
-    if (!counts && !part) std::filesystem::remove(entry.path());
+    // The name of a part contains the digest of its update.
+    if (!counts && !IncomingFile::is_unfinished(entry.path())) std::filesystem::remove(entry.path());
   }
   auto rows = database_.prepare("SELECT site FROM assigned WHERE round = ?1");
   rows.bind(plan.round);
@@ -271,11 +271,7 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
 
 void RoundBoard::clear() {
   const std::scoped_lock lock(mutex_);
-  if (is_asynchronous()) {  // uploads of the next round are in progress
-    for (const auto& [turn, update] : received_) std::filesystem::remove(update.file);
-  } else {
-    std::filesystem::remove_all(directory_);
-  }
+  for (const auto& [turn, update] : received_) IncomingFile::retire(update.file);
   received_.clear();
 }
 
@@ -283,6 +279,7 @@ void RoundBoard::finish(const RoundPlan& result, double most) {
   std::unique_lock lock(mutex_);
   plan_ = result;
   phase_ = Phase::finished;
+  std::filesystem::remove_all(directory_);
   assigned_.clear();
   for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
   // A site whose update came too late, or whose round was skipped, still asks for the result.
@@ -418,7 +415,7 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
   assign(site);
   const std::uint64_t number = ++upload_numbers_[site];
   const std::filesystem::path file = file_of(site, offer.turn);
-  IncomingFile::remove_other_parts(directory_, site, IncomingFile::part_of(file, offer.update));
+  IncomingFile::make_part(file, offer.update, site);  // before another call of this site's does
   lock.unlock();
   return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
 }

@@ -142,11 +142,11 @@ class RoundBoard {
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Replaces the updates on record for a round by those that its result was made of.
   void set_updates(std::int64_t round, const std::vector<ReceivedUpdate>& updates);
-  /// Deletes the files of the closed round.
+  /// Retires the files of the closed round: the next round's updates are written over them.
   void clear();
-  /// The last round is over, and sites are told so. Returns when the sites that were given it (in
-  /// asynchronous rounds, also those that may still train) have fetched the result, after `seconds`, or at
-  /// stop().
+  /// The last round is over: its files are deleted, and sites are told so. Returns when the sites that were
+  /// given it (in asynchronous rounds, also those that may still train) have fetched the result, after
+  /// `seconds`, or at stop().
   void finish(const RoundPlan& result, double seconds);
   void stop();
 

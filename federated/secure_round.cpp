@@ -462,7 +462,7 @@ std::unique_ptr<SecureRound::Upload> SecureRound::begin_upload(const std::string
   const std::filesystem::path folder = folder_of(attempt), file = folder / (site + ".masked");
   const std::uint64_t upload = ++attempt_->uploads[site];
   lock.unlock();
-  IncomingFile::remove_other_parts(folder, site, IncomingFile::part_of(file, digest));
+  IncomingFile::make_part(file, digest, site);
   return std::unique_ptr<Upload>(new Upload(*this, site, attempt, upload, file, digest));
 }
 

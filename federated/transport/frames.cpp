@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <future>
 
 namespace conclave {
 namespace {
@@ -172,16 +173,7 @@ grpc::Status deserialize(grpc::ByteBuffer& buffer, Frame& frame, ChunkFrame* (*c
   return status;
 }
 
-}  // namespace
-
-std::vector<std::string_view> ChunkFrame::pieces() const {
-  std::vector<std::string_view> pieces;
-  pieces.reserve(data.size());
-  for (const grpc::Slice& slice : data)
-    pieces.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return pieces;
-}
-
+// The chunk of `file` that begins at `offset`.
 ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset) {
   const std::size_t size = file.chunk_bytes(offset);
   ChunkFrame frame{.offset = static_cast<std::int64_t>(offset)};
@@ -197,6 +189,33 @@ ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset) {
   }
   frame.checksum = sum.checksum();
   return frame;
+}
+
+}  // namespace
+
+std::vector<std::string_view> ChunkFrame::pieces() const {
+  std::vector<std::string_view> pieces;
+  pieces.reserve(data.size());
+  for (const grpc::Slice& slice : data)
+    pieces.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  return pieces;
+}
+
+bool write_chunks(const OutgoingFile& file, std::uint64_t offset,
+                  const std::function<bool(const ChunkFrame&)>& write) {
+  const auto begin_reading = [&] {  // in another thread, if the system has one to spare
+    return std::async([&file, offset] { return read_chunk(file, offset); });
+  };
+  bool open = true;
+  std::future<ChunkFrame> next;
+  if (offset < file.bytes()) next = begin_reading();
+  while (open && next.valid()) {
+    const ChunkFrame chunk = next.get();
+    offset += file.chunk_bytes(offset);
+    if (offset < file.bytes()) next = begin_reading();
+    open = write(chunk);
+  }
+  return open;
 }
 
 }  // namespace conclave

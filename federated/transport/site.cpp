@@ -226,8 +226,8 @@ std::string Site::lacking_room(const SiteRound& round) const {
       std::min(static_cast<double>(round.elements), static_cast<double>(bytes) / sizeof(float) * 2);
   const double made = round.finished ? 0 : numbers * (kMadeBytes + (round.secure ? kMaskedBytes : 0));
   const auto spare = static_cast<double>(std::min(kSpareRoom, bytes));
-  const double needed =
-      static_cast<double>(bytes - std::min(bytes, size_or_0(part))) + std::max(0.0, made - before);
+  const double needed = static_cast<double>(bytes - IncomingFile::received_of(round.model, round.digest)) +
+                        std::max(0.0, made - before);
   return conclave::lacking_room(options_.directory, needed, spare,
                                 "the coordinator's model and what is made of it");
 }
@@ -323,10 +323,9 @@ bool Site::send(const federated::UpdateHeader& header, const std::filesystem::pa
     }
     federated::UploadState reply;
     const Stub::Upload writer = connection_->stub->upload(context, reply);
-    bool open = writer->Write(header);
-    for (auto at = static_cast<std::uint64_t>(state.received()); open && at < file.bytes();
-         at += file.chunk_bytes(at))
-      open = writer->Write(read_chunk(file, at));
+    if (writer->Write(header))
+      write_chunks(file, static_cast<std::uint64_t>(state.received()),
+                   [&](const ChunkFrame& chunk) { return writer->Write(chunk); });
     writer->WritesDone();
     return writer->Finish();
   });

@@ -71,6 +71,7 @@ struct UploadTrial::Parts {
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 1000) * 1e-3f;
     FileDescriptor(update.string(), O_WRONLY | O_CREAT).write(values.data(), values.size() * sizeof(float));
     digest = digest_of(update);
+    open_round(0);
   }
 
   AllowList allowed() const { return AllowList(directory / "sites.txt"); }
@@ -78,16 +79,14 @@ struct UploadTrial::Parts {
   std::unique_ptr<federated::Federation::Stub> stub_of(const Kit& kit) const {
     return federated::Federation::NewStub(open_channel("127.0.0.1:" + std::to_string(port), kit));
   }
-  SiteRound begin_round() {
-    SiteRound begun{.round = round++,
-                    .rounds = round,
-                    .model = "",
-                    .digest = {},
-                    .elements = static_cast<std::int64_t>(elements),
-                    .sharing = {}};
-    board.open(
-        {.round = begun.round, .rounds = begun.rounds, .model = update, .digest = {}, .elements = elements});
-    return begun;
+  void open_round(std::int64_t number) {
+    round = {.round = number,
+             .rounds = number + 1,
+             .model = "",
+             .digest = {},
+             .elements = static_cast<std::int64_t>(elements),
+             .sharing = {}};
+    board.open({.round = number, .rounds = number + 1, .model = update, .digest = {}, .elements = elements});
   }
 
   std::filesystem::path directory, update = directory / "update.f32";
@@ -104,7 +103,7 @@ struct UploadTrial::Parts {
   std::unique_ptr<grpc::Server> server, bare_server;
   Site site;
   std::unique_ptr<federated::Federation::Stub> stub;
-  std::int64_t round = 0;
+  SiteRound round;  // that is open
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   std::list<Upload> uploads;  // begun, and not continued
 };
@@ -115,37 +114,37 @@ UploadTrial::UploadTrial(const std::filesystem::path& directory, std::uint64_t e
 
 UploadTrial::~UploadTrial() = default;
 
+void UploadTrial::open_round() {
+  parts_->board.clear();
+  parts_->open_round(parts_->round.round + 1);
+}
+
 void UploadTrial::deliver() {
-  forget();
   Parts& parts = *parts_;
-  const SiteRound round = parts.begin_round();
-  require(parts.site.deliver(round, {parts.update, parts.digest}, 1, {}, {}), "the trial's round was over");
+  require(parts.site.deliver(parts.round, {parts.update, parts.digest}, 1, {}, {}),
+          "the trial's round was over");
 }
 
 std::string UploadTrial::deliver(const std::function<void()>& meanwhile) {
-  forget();
   Parts& parts = *parts_;
-  const SiteRound round = parts.begin_round();
   const auto stub = parts.stub_of(parts.member);
   Upload upload;
   upload.writer = stub->Upload(&upload.context, &upload.reply);
   federated::UploadPart part;
   auto* header = part.mutable_header();
-  header->set_round(round.round);
-  *header->mutable_base() = to_message(round.digest);
+  header->set_round(parts.round.round);
+  *header->mutable_base() = to_message(parts.round.digest);
   *header->mutable_update() = to_message(parts.digest);
   header->set_examples(1);
   upload.writer->Write(part);
-  const auto came = IncomingFile::part_of(
-      parts.directory / "updates" / fmt::format("member.{}.f32", round.round), parts.digest);
+  const auto came = parts.directory / "updates" / fmt::format("member.{}.f32", parts.round.round);
   const OutgoingFile file(parts.update);
   std::string data;
   for (std::uint64_t at = 0; at < file.bytes(); at += data.size()) {
     file.read(at, data);
     if (at + data.size() == file.bytes()) {
-      std::error_code missing;
       try {
-        await("most of the update came", [&] { return std::filesystem::file_size(came, missing) == at; });
+        await("most of the update came", [&] { return IncomingFile::received_of(came, parts.digest) == at; });
       } catch (const Error&) {
         upload.context.TryCancel();
         upload.writer->Finish();
@@ -162,8 +161,6 @@ std::string UploadTrial::deliver(const std::function<void()>& meanwhile) {
   upload.writer->WritesDone();
   return upload.writer->Finish().error_message();
 }
-
-void UploadTrial::forget() { parts_->board.clear(); }
 
 void UploadTrial::stream() {
   grpc::ClientContext context;

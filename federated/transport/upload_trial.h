@@ -21,10 +21,10 @@ class UploadTrial {
               std::chrono::milliseconds silence = std::chrono::minutes(2));
   ~UploadTrial();
 
-  /// Site::deliver() into a RoundBoard, until the update counts. Each call is a round, whose update is kept
-  /// until forget() or the next call.
+  /// Closes the round, retires its update, and opens another one. The first is open already.
+  void open_round();
+  /// Site::deliver() into a RoundBoard, until the round's update counts.
   void deliver();
-  void forget();
   void stream();
   /// Delivers an update as a single call, and calls meanwhile() when the coordinator has all but its last
   /// chunk. Returns why the coordinator refused it; "" if it did not.

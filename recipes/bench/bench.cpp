@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/clock.h"
@@ -28,13 +29,14 @@ Comparison compare(const std::function<void()>& subject, const std::function<voi
   subject();
   tidy();
   std::vector<double> subjects, references, ratios;
+  double before = seconds(reference);
   for (std::int64_t i = 0; i < repetitions; ++i) {
-    // The reference is timed before and after the subject, so that a change of the machine's load in between
-    // affects both.
-    const double before = seconds(reference);
+    // A subject is compared with the references before and after it, so that a change of the machine's load
+    // in between affects both. Each follows the other, and finds in the caches what that left there.
     subjects.push_back(seconds(subject));
     tidy();
-    references.push_back((before + seconds(reference)) / 2);
+    const double after = seconds(reference);
+    references.push_back((std::exchange(before, after) + after) / 2);
     ratios.push_back(references.back() / subjects.back());
   }
   return {median(subjects), median(references), median(ratios)};

@@ -1,9 +1,12 @@
 // Files whose chunks are in several pieces, as a connection delivers them.
 #include "federated/file_transfer.h"
 
+#include <sys/stat.h>
 #include <xxhash.h>
 
 #include <catch2/catch.hpp>
+#include <fstream>
+#include <memory>
 
 #include "core/file.h"
 #include "tests/data/temporary_directory.h"
@@ -63,11 +66,98 @@ TEST_CASE("file transfer: more pieces than one system call writes become a file"
 TEST_CASE("file transfer: how much has arrived is known without reading it") {
   const TemporaryDirectory folder;
   const std::string path = folder.path() + "/file";
-  const FileDigest expected{.bytes = std::uint64_t{1} << 40, .xxh3 = {}};
+  const std::uint64_t half = std::uint64_t{1} << 39;
+  const FileDigest expected{.bytes = 2 * half, .xxh3 = {}};
+  CHECK(IncomingFile::received_of(path, expected) == 0);
   const std::string part = folder.write(IncomingFile::part_of("file", expected).string(), "");
-  std::filesystem::resize_file(part, std::uint64_t{1} << 39);  // holes, which take minutes to read
-  for (int asked = 0; asked < 100; ++asked)
-    CHECK(IncomingFile(path, expected).received() == std::uint64_t{1} << 39);
+  std::filesystem::resize_file(part, expected.bytes);  // holes, which take minutes to read
+  std::ofstream(part, std::ios::app | std::ios::binary)
+      .write(reinterpret_cast<const char*>(&half), sizeof half);
+  for (int asked = 0; asked < 100; ++asked) CHECK(IncomingFile(path, expected).received() == half);
+  CHECK(IncomingFile::received_of(path, expected) == half);
+}
+
+TEST_CASE("file transfer: a part that says more than there can be begins anew") {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/file", whole = text(1000);
+  const FileDigest expected = digest_of_text(whole);
+  const std::uint64_t too_much = 1001;
+  const std::string count(reinterpret_cast<const char*>(&too_much), sizeof too_much);
+  // The file and a count; less than the file; more than both.
+  for (const std::string& written : {whole + count, whole.substr(1), whole + count + "?"}) {
+    folder.write(IncomingFile::part_of("file", expected).string(), written);
+    IncomingFile file(path, expected);
+    CHECK(file.received() == 0);
+    CHECK_THROWS_WITH(file.finish(), Contains("0 of 1000 bytes came"));
+    CHECK_THROWS_WITH(file.sync(), Contains("0 of 1000 bytes came"));
+    const std::string_view all = whole;
+    file.append(0, std::span(&all, 1), chunk_checksum(all));
+    file.finish();
+    CHECK(read_file(path, "") == whole);
+  }
+}
+
+TEST_CASE("file transfer: a file that came, but has not got its name, need not be sent again") {
+  const TemporaryDirectory folder;
+  const std::string path = folder.path() + "/file", whole = text(1000);
+  const FileDigest expected = digest_of_text(whole);
+  const std::string_view all = whole;
+  {
+    IncomingFile file(path, expected);
+    file.append(0, std::span(&all, 1), chunk_checksum(all));
+    file.sync();
+  }
+  IncomingFile again(path, expected);
+  CHECK(again.received() == whole.size());
+  again.finish();
+  CHECK(read_file(path, "") == whole);
+
+  // But what is there may be damaged.
+  folder.write(IncomingFile::part_of("file", expected).string(), whole.substr(1) + "?");
+  IncomingFile damaged(path, expected);
+  CHECK_THROWS_WITH(damaged.finish(), Contains("must be sent again"));
+  CHECK(damaged.received() == 0);
+  CHECK(IncomingFile(path, expected).received() == 0);
+  damaged.append(0, std::span(&all, 1), chunk_checksum(all));
+  damaged.finish();
+  CHECK(read_file(path, "") == whole);
+}
+
+TEST_CASE("file transfer: a retired file is written over") {
+  const TemporaryDirectory folder;
+  const std::string first = folder.path() + "/north.0.f32", second = folder.path() + "/north.1.f32";
+  // Of the same length, shorter, longer.
+  const std::string whole = GENERATE(text(1000), text(700), text(1300));
+  const FileDigest expected = digest_of_text(whole);
+  folder.write("north.0.f32", std::string(1000, 'x'));
+  folder.write("north.0.f32.other.part", "x");
+  folder.write("northern.0.f32.retired", "another site's");
+  struct stat before {};
+  REQUIRE(stat(first.c_str(), &before) == 0);
+  IncomingFile::retire(first);
+  IncomingFile::retire(first);  // it has gone
+  CHECK_FALSE(std::filesystem::exists(first));
+  const auto begin = [&] {
+    IncomingFile::make_part(second, expected, "north");
+    return std::make_unique<IncomingFile>(second, expected);
+  };
+  const std::string_view head = std::string_view(whole).substr(0, 400),
+                         rest = std::string_view(whole).substr(400);
+  auto file = begin();
+  CHECK(file->received() == 0);
+  file->append(0, std::span(&head, 1), chunk_checksum(head));
+  folder.write("north.2.f32.retired", "one more");
+  file = begin();  // after an interruption
+  CHECK(file->received() == 400);
+  CHECK_FALSE(std::filesystem::exists(folder.path() + "/north.2.f32.retired"));
+  CHECK_FALSE(std::filesystem::exists(folder.path() + "/north.0.f32.other.part"));
+  CHECK(std::filesystem::exists(folder.path() + "/northern.0.f32.retired"));
+  file->append(400, std::span(&rest, 1), chunk_checksum(rest));
+  file->finish();
+  CHECK(read_file(second, "") == whole);
+  struct stat after {};
+  REQUIRE(stat(second.c_str(), &after) == 0);
+  CHECK(after.st_ino == before.st_ino);
 }
 
 TEST_CASE("file transfer: a part on disk is read back before it is continued") {
@@ -99,7 +189,7 @@ TEST_CASE("file transfer: nothing of a refused chunk is stored") {
   const auto object = [](std::string_view) { throw Error("not this one"); };
   CHECK_THROWS_WITH(file.append(0, pieces, chunk_checksum(pieces) ^ 1, object), Contains("damaged"));
   CHECK(file.received() == 0);
-  CHECK(std::filesystem::file_size(IncomingFile::part_of(path, digest_of_text(whole))) == 0);
+  CHECK(IncomingFile::received_of(path, digest_of_text(whole)) == 0);
   file.append(0, pieces, chunk_checksum(pieces));
   file.finish();
   CHECK(read_file(path, "") == whole);

@@ -6,10 +6,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "core/clock.h"
+#include "core/file.h"
 #include "tests/data/temporary_directory.h"
 
 namespace conclave {
@@ -196,6 +198,31 @@ TEST_CASE_METHOD(BoardFixture,
   CHECK(counted() == 0);
   CHECK(anew.next("north", 0, [] { return false; }).work == RoundBoard::Work::train);
   CHECK(anew.begin_upload("north", offer()) != nullptr);
+}
+
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round's updates are written over those of the round before") {
+  const auto files = [&] {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path() + "/updates"))
+      names.insert(entry.path().filename().string());
+    return names;
+  };
+  send("north"), send("south");
+  REQUIRE(board.wait({.quorum = 2}));
+  board.clear();
+  const std::set<std::string> retired{"north.2.f32.retired", "south.2.f32.retired"};
+  CHECK(files() == retired);
+  plan.round = 3;
+  RoundBoard(folder.path(), database).open(plan);  // is killed at once
+  board.open(plan);
+  CHECK(files() == retired);
+  numbers[0] = 7;
+  send("north");
+  CHECK(files() == std::set<std::string>{"north.3.f32", "south.2.f32.retired"});
+  CHECK(read_file(folder.path() + "/updates/north.3.f32", "") == bytes());
+  board.clear();
+  board.finish(plan, 0);
+  CHECK_FALSE(std::filesystem::exists(folder.path() + "/updates"));
 }
 
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round waits for sites to join until all have delivered") {
