@@ -37,14 +37,14 @@ conclave::commands::ProcessEnvironment surroundings() {
 using Setting = std::pair<const char*, const char*>;  // of the environment
 
 // An OpenMP thread that has finished its part of a loop spins while it waits for the others, with GCC for
-// some 10 ms. If other processes want the cores, too, each of thousands of loops takes that long. Two
-// trainings of a small model side by side take 45 s with that, and 3 s with a spin of a tenth of a
-// millisecond, as set here; one alone takes 1 s with either. serve and bench are left out, because they have
-// the cores for themselves.
+// some 10 ms. If other threads want the cores, too, each of thousands of loops takes that long. Two trainings
+// of a small model side by side take 45 s with that, and 3 s with a spin of a tenth of a millisecond; one
+// alone takes 1 s with either. A service has threads for its connections beside those for its batches. It
+// spins twice as long as that, because a lone client's requests are some 0.2 ms apart. bench has the cores
+// for itself.
 void spin_briefly(std::string_view command, std::vector<Setting>& settings) {
-  if (command == "serve" || command == "bench") return;
-  if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
-  settings.emplace_back("GOMP_SPINCOUNT", "3000");
+  if (command == "bench" || std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
+  settings.emplace_back("GOMP_SPINCOUNT", command == "serve" ? "6000" : "3000");
 }
 
 // OpenBLAS knows processors by their numbers, and takes those that are newer than itself (for 0.3.21: Intel's

@@ -408,11 +408,13 @@ void add_load(CLI::App& app, Chosen& chosen) {
   auto* command = app.add_subcommand("load", "Ask running services, and tell how long they take");
   LoadArguments& arguments = in_one_process(command, chosen, commands::load_service);
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
-  command->add_option("--task", arguments.task, "Task to ask for, with a text alone")
-      ->check(
-          one_of_tasks(tasks_that([](const TaskTraits& task) { return task.input != TaskInput::image; })));
-  command->add_option("--texts", arguments.texts,
-                      "File with a text in each line (default: texts of random words)");
+  command->add_option("--task", arguments.task, "Task to ask for")
+      ->check(one_of_tasks(tasks_that([](const TaskTraits&) { return true; })));
+  command->add_option(
+      "--texts", arguments.texts,
+      "File with a text in each line (default: texts of random words, if there are no images)");
+  command->add_option("--images", arguments.images, "Files with images; each request has one of them")
+      ->check(kNamed);
   command->add_option("--words", arguments.words, "Number of words in each random text")
       ->check(CLI::Range(1, 10000));
   auto* clients_option = command->add_option(

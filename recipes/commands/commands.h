@@ -123,9 +123,10 @@ struct LoadArguments {
   service::LoadOptions options;   ///< all but the following
   std::optional<int> clients;     ///< default: 1, or 256 in an open loop
   std::string task{name_of(TaskKind::classify)};
-  std::string texts;         ///< file with a text in each line; "": random texts
-  std::int64_t words = 128;  ///< in random texts
-  bool saturates = false;    ///< find the highest rate of answers within a time limit
+  std::string texts;                     ///< file with a text in each line; "": random texts, or images alone
+  std::vector<std::string> images = {};  ///< files; each request has one of them
+  std::int64_t words = 128;              ///< in random texts
+  bool saturates = false;                ///< find the highest rate of answers within a time limit
   std::string token_file;
 };
 int load_service(const LoadArguments& arguments);

@@ -11,6 +11,7 @@
 #include "core/random.h"
 #include "core/text.h"
 #include "recipes/commands/commands.h"
+#include "recipes/service/base64.h"
 
 namespace conclave::commands {
 namespace {
@@ -44,6 +45,23 @@ std::vector<std::string> lines_of(const std::string& file) {
   }
   require(!lines.empty(), "{}: it has no texts", file);
   return lines;
+}
+
+// Requests with texts, images, or both.
+std::vector<std::string> bodies_of(const LoadArguments& arguments) {
+  std::vector<std::string> texts, bodies;
+  if (!arguments.texts.empty())
+    texts = lines_of(arguments.texts);
+  else if (arguments.images.empty())
+    texts = made_up_texts(arguments.words);
+  for (std::size_t i = 0; i < std::max(texts.size(), arguments.images.size()); ++i) {
+    nlohmann::json body;
+    if (!texts.empty()) body["text"] = texts[i % texts.size()];
+    if (!arguments.images.empty())
+      body["image"] = to_base64(read_file(arguments.images[i % arguments.images.size()], "name an image"));
+    bodies.push_back(json_text(body));
+  }
+  return bodies;
 }
 
 LoadResult tell(const LoadOptions& options) {
@@ -110,9 +128,10 @@ int load_service(const LoadArguments& arguments) {
   options.clients = arguments.clients.value_or(options.rate > 0 ? 256 : 1);
   if (!arguments.token_file.empty())
     options.token = trimmed(read_file(arguments.token_file, "write the token into it"), " \t\r\n");
-  for (const std::string& text :
-       arguments.texts.empty() ? made_up_texts(arguments.words) : lines_of(arguments.texts))
-    options.bodies.push_back(json_text(nlohmann::json{{"text", text}}));
+  const TaskTraits& task = traits_of(task_named(arguments.task).value());
+  require(task.input != TaskInput::image || !arguments.images.empty(),
+          "load: {} takes images; name some: --images *.png", arguments.task);
+  options.bodies = bodies_of(arguments);
   std::vector<double> best(arguments.urls.size());
   const double alone = arguments.saturates ? lone_latency(options, arguments.urls, best) : 0;
   for (std::size_t i = 0; i < best.size(); ++i) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <mutex>
 #include <optional>
 
 #include "core/clock.h"
@@ -214,7 +215,11 @@ class HttpService::Server : private httplib::Server {
 
   Connections& connections() { return connections_; }
 
-  void renew_token(std::string token) { token_ = std::make_shared<const std::string>(std::move(token)); }
+  void renew_token(std::string token) {
+    auto renewed = std::make_shared<const std::string>(std::move(token));
+    const std::scoped_lock lock(token_mutex_);
+    token_ = std::move(renewed);
+  }
 
   void reopen_log() {
     if (log_) log_->reopen();
@@ -383,9 +388,15 @@ class HttpService::Server : private httplib::Server {
     return Refused{405, "method_not_allowed", fmt::format("allowed methods: {}", methods), "Allow", methods};
   }
 
+  // With a std::atomic<std::shared_ptr>, GCC's threads would spin while one that is at it has no core.
+  std::shared_ptr<const std::string> current_token() const {
+    const std::scoped_lock lock(token_mutex_);
+    return token_;
+  }
+
   // The comparison takes constant time, so that timing does not reveal how many characters are right.
   bool has_token(std::string_view given) const {
-    const std::shared_ptr<const std::string> token = token_.load();
+    const std::shared_ptr<const std::string> token = current_token();
     if (token->empty()) return true;
     constexpr std::string_view kBearer = "Bearer ";
     if (!same_but_for_case(given.substr(0, kBearer.size()), kBearer)) return false;
@@ -438,7 +449,8 @@ class HttpService::Server : private httplib::Server {
   BatchQueue& queue_;
   const Outputs& outputs_;
   Metrics& metrics_;
-  std::atomic<std::shared_ptr<const std::string>> token_;
+  mutable std::mutex token_mutex_;
+  std::shared_ptr<const std::string> token_;
   const Proxies proxies_;
   const Origins origins_;
   bool guards_host_ = false;  // refuse requests for names that are not the service's

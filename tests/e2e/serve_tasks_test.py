@@ -57,6 +57,22 @@ def commands_agree(service):
     assert png == Path("generated.png").read_bytes()
 
 
+def loads(service):
+    """`conclave load` asks with images, with texts, or with both, which this model does not take."""
+    def load(*options, **told):
+        return run([PROGRAM, "load", f"http://{service.host}:{service.port}", "--seconds=0.3", *options], **told)
+
+    images = [f"--images={name}" for name in FILES]
+    for options in (["--task=caption", *images], images, ["--task=generate", "--words=3"]):
+        before = service.metric("conclave_request_seconds_count")
+        load(*options, says=["0 refused, 0 failed"])
+        assert service.metric("conclave_request_seconds_count") > before, options
+    load("--task=caption", status=1, says=["caption takes images", "--images"])
+    load("--task=caption", "--images=none.png", status=1, says=["none.png", "name an image"])
+    for options in (["--words=3"], ["--texts=lines.txt", *images]):
+        load(*options, status=1, says=["the status of what was refused is 400"])
+
+
 def bad_images(service):
     def refused(code, image, task="classify", status=400):
         error = service.post(task, {"image": image}, status)
@@ -161,6 +177,8 @@ def main():
     with serving("all") as service:
         assert "classify, caption, generate, embed" in service.line, service.line
         commands_agree(service)
+        Path("lines.txt").write_text("ankle boot\nbag\n")
+        loads(service)
         bad_images(service)
         photos(service)
         answers = [service.post(*question) for question in questions()]

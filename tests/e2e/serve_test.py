@@ -465,6 +465,9 @@ def few_threads():
     with serving("one", "--max-waiting=4096") as service:
         answers = ask_together(service, 200, TEXTS[:3])
         assert {status for status, *_ in answers} == {200}, answers[:3]
+        # Those of a batch leave their cores soon to those of connections.
+        if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+            assert b"GOMP_SPINCOUNT=6000" in Path(f"/proc/{service.first_rank}/environ").read_bytes().split(b"\0")
         status = Path(f"/proc/{service.first_rank}/status").read_text()
         assert int(re.search(r"Threads:\s+(\d+)", status)[1]) < 100, status
 
