@@ -17,7 +17,7 @@ Prefetcher::~Prefetcher() {
 }
 
 void Prefetcher::work() {
-  for (Batch& buffer : buffers_) batcher_.reserve(buffer);  // so that no training step has to allocate
+  bool reserved = false;
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [this] { return stop_ || state_ == State::empty; });
@@ -28,6 +28,8 @@ void Prefetcher::work() {
     lock.unlock();
     std::exception_ptr error;
     try {
+      if (!std::exchange(reserved, true))
+        for (Batch& buffer : buffers_) batcher_.reserve(buffer);  // so that no training step has to allocate
       batcher_.fill(position, batch);
     } catch (...) {
       error = std::current_exception();

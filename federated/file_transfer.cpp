@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <vector>
 
 #include "core/error.h"
@@ -17,14 +18,16 @@ constexpr const char* kRetired = ".retired";
 
 using Count = std::uint64_t;  // of the bytes that have arrived, behind a part's last byte
 
-// How much of `expected` has arrived in its part. Without a count the part is as long as the file, because
-// the file is complete, or it is not a part.
-std::uint64_t count_of(const FileDescriptor& part, const FileDigest& expected) {
+// How much of `expected` has arrived in its part; nothing if the file is no part of that length. Without a
+// count a part is as long as the file, because the file is complete. No number of an update is cut.
+std::optional<Count> count_of(const FileDescriptor& part, const FileDigest& expected) {
   const std::uint64_t size = part.size();
   if (size == expected.bytes) return size;
   Count count = 0;
-  if (size == expected.bytes + sizeof count) part.read_at(&count, sizeof count, expected.bytes);
-  return count <= expected.bytes ? count : 0;
+  if (size != expected.bytes + sizeof count) return std::nullopt;
+  part.read_at(&count, sizeof count, expected.bytes);
+  if (count > expected.bytes || (count % sizeof(float) != 0 && count != expected.bytes)) return std::nullopt;
+  return count;
 }
 
 // Makes the file a part of which nothing has arrived.
@@ -71,34 +74,41 @@ std::filesystem::path IncomingFile::part_of(const std::filesystem::path& file, c
 
 std::uint64_t IncomingFile::received_of(const std::filesystem::path& file, const FileDigest& expected) {
   const std::filesystem::path part = part_of(file, expected);
-  return std::filesystem::exists(part) ? count_of(FileDescriptor(part.string(), O_RDONLY), expected) : 0;
+  std::error_code unknown;
+  if (!std::filesystem::exists(part, unknown)) return 0;
+  try {
+    return count_of(FileDescriptor(part.string(), O_RDONLY), expected).value_or(0);
+  } catch (const Error&) {  // IncomingFile reports it
+    return 0;
+  }
 }
 
 void IncomingFile::retire(const std::filesystem::path& file) {
   if (std::filesystem::exists(file)) std::filesystem::rename(file, file.string() + kRetired);
 }
 
-bool IncomingFile::is_unfinished(const std::filesystem::path& file) {
-  return file.extension() == kPart || file.extension() == kRetired;
-}
+bool IncomingFile::is_part(const std::filesystem::path& file) { return file.extension() == kPart; }
+
+bool IncomingFile::is_retired(const std::filesystem::path& file) { return file.extension() == kRetired; }
 
 void IncomingFile::make_part(const std::filesystem::path& file, const FileDigest& expected,
                              const std::string& sender) {
   const std::filesystem::path part = part_of(file, expected);
-  std::vector<std::filesystem::path> others;
-  for (const auto& entry : std::filesystem::directory_iterator(file.parent_path()))
-    if (entry.path().filename().string().starts_with(sender + ".") && is_unfinished(entry.path()) &&
-        entry.path() != part)
-      others.push_back(entry.path());
-  for (const std::filesystem::path& other : others) {
-    // Another part may still be written to, by a call that has not yet noticed that this one follows it.
-    if (other.extension() != kRetired || std::filesystem::exists(part)) {
+  std::vector<std::filesystem::path> retired;
+  for (const auto& entry : std::filesystem::directory_iterator(file.parent_path())) {
+    const std::filesystem::path& other = entry.path();
+    if (is_retired(other))
+      retired.push_back(other);
+    else if (is_part(other) && other != part && other.filename().string().starts_with(sender + "."))
       std::filesystem::remove(other);
-      continue;
-    }
-    FileDescriptor retired(other.string(), O_RDWR);
-    empty(retired, expected);
-    std::filesystem::rename(other, part);
+  }
+  if (retired.empty() || std::filesystem::exists(part)) return;
+  try {
+    FileDescriptor space(retired.front().string(), O_RDWR);
+    empty(space, expected);
+    std::filesystem::rename(retired.front(), part);
+  } catch (const Error&) {  // as on a full disk: the file needs a block for its count, and is one itself
+    std::filesystem::remove(retired.front());
   }
 }
 
@@ -107,8 +117,10 @@ IncomingFile::IncomingFile(std::filesystem::path file, const FileDigest& expecte
       part_(part_of(file_, expected)),
       expected_(expected),
       descriptor_(part_.string(), O_RDWR | O_CREAT, 0600) {
-  received_ = count_of(descriptor_, expected);
-  if (received_ == 0) empty(descriptor_, expected);
+  if (const auto count = count_of(descriptor_, expected))
+    received_ = *count;
+  else
+    restart();
 }
 
 void IncomingFile::read_back() {
@@ -127,8 +139,9 @@ void IncomingFile::set_received(std::uint64_t bytes) {
 }
 
 void IncomingFile::restart() {
-  set_received(0);
-  digested_ = 0;
+  descriptor_.resize(0);  // its space must not be missing for what takes its place
+  empty(descriptor_, expected_);
+  received_ = digested_ = 0;
   digest_ = {};
 }
 

@@ -4,7 +4,8 @@
 //
 // A part is as long as the file from the beginning, and has behind it the number of bytes that have arrived.
 // So a file that is no longer needed can become the next one's part, and its pages and blocks are written
-// over. That takes half as long as writing to new ones, of which the system must find and clear each.
+// over. That takes half as long as writing to new ones, of which the system must find and clear each. After a
+// power cut the count may be ahead of the bytes; then the digest differs, and the file is sent again.
 //
 // The digest is XXH3-128. It detects accidental corruption by disks and memory. It does not protect against
 // forgery: TLS does that, because it authenticates the sender.
@@ -56,15 +57,16 @@ class IncomingFile {
 
   /// Path of the part of `file` that has arrived.
   static std::filesystem::path part_of(const std::filesystem::path& file, const FileDigest& expected);
-  /// Bytes of `file` that have arrived in its part; 0 if there is none.
+  /// Bytes of `file` that have arrived in its part; 0 if there is none, or if it cannot be read.
   static std::uint64_t received_of(const std::filesystem::path& file, const FileDigest& expected);
   /// Keeps a complete file that is no longer needed, for make_part().
   static void retire(const std::filesystem::path& file);
-  /// Whether a file of this name is a part or retired.
-  static bool is_unfinished(const std::filesystem::path& file);
-  /// Makes one of the sender's retired files the part of `file`, unless there is one, and removes its other
-  /// unfinished files: a sender may take disk space for one of them only. Its files are those beside `file`
-  /// whose names begin with `sender` and a dot.
+  /// Whether a file of this name is a part, or retired.
+  static bool is_part(const std::filesystem::path& file);
+  static bool is_retired(const std::filesystem::path& file);
+  /// Makes a retired file beside `file`, if there is one, its part, unless there is a part. Removes other
+  /// parts beside it whose names begin with `sender` and a dot: a sender may take disk space for one only. No
+  /// other call may use these files meanwhile.
   static void make_part(const std::filesystem::path& file, const FileDigest& expected,
                         const std::string& sender);
 

@@ -173,8 +173,10 @@ void RoundBoard::open(const RoundPlan& plan) {
   for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
     const bool counts = std::ranges::any_of(
         received_, [&](const auto& update) { return update.second.file == entry.path(); });
-    // The name of a part contains the digest of its update.
-    if (!counts && !IncomingFile::is_unfinished(entry.path())) std::filesystem::remove(entry.path());
+    // The name of a part contains the digest of its update. With secure aggregation none comes.
+    const bool useful =
+        !plan.secure && (IncomingFile::is_part(entry.path()) || IncomingFile::is_retired(entry.path()));
+    if (!counts && !useful) std::filesystem::remove(entry.path());
   }
   auto rows = database_.prepare("SELECT site FROM assigned WHERE round = ?1");
   rows.bind(plan.round);
@@ -271,6 +273,13 @@ void RoundBoard::ready(const std::string& site, const UpdateOffer& offer) {
 
 void RoundBoard::clear() {
   const std::scoped_lock lock(mutex_);
+  // What the round has not written over, and, in synchronous rounds, what came of updates that are too late
+  // now.
+  std::vector<std::filesystem::path> useless;
+  for (const auto& entry : std::filesystem::directory_iterator(directory_))
+    if (IncomingFile::is_retired(entry.path()) || (IncomingFile::is_part(entry.path()) && !is_asynchronous()))
+      useless.push_back(entry.path());
+  for (const std::filesystem::path& file : useless) std::filesystem::remove(file);
   for (const auto& [turn, update] : received_) IncomingFile::retire(update.file);
   received_.clear();
 }
@@ -279,7 +288,8 @@ void RoundBoard::finish(const RoundPlan& result, double most) {
   std::unique_lock lock(mutex_);
   plan_ = result;
   phase_ = Phase::finished;
-  std::filesystem::remove_all(directory_);
+  std::error_code ignored;  // a late call of a site may still write there
+  std::filesystem::remove_all(directory_, ignored);
   assigned_.clear();
   for (const ReceivedUpdate& update : updates_of(result.round - 1)) assigned_.insert(update.site);
   // A site whose update came too late, or whose round was skipped, still asks for the result.
@@ -415,24 +425,30 @@ std::unique_ptr<RoundBoard::Upload> RoundBoard::begin_upload(const std::string& 
   assign(site);
   const std::uint64_t number = ++upload_numbers_[site];
   const std::filesystem::path file = file_of(site, offer.turn);
-  IncomingFile::make_part(file, offer.update, site);  // before another call of this site's does
+  std::mutex& writing = writing_[site];
   lock.unlock();
-  return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file));
+  const std::scoped_lock files(writing);
+  lock.lock();
+  IncomingFile::make_part(file, offer.update, site);
+  lock.unlock();
+  return std::unique_ptr<Upload>(new Upload(*this, site, offer, number, file, writing));
 }
 
 RoundBoard::Upload::Upload(RoundBoard& board, std::string site, UpdateOffer offer, std::uint64_t number,
-                           std::filesystem::path file)
+                           std::filesystem::path file, std::mutex& writing)
     : board_(board),
       site_(std::move(site)),
       offer_(std::move(offer)),
       number_(number),
       path_(std::move(file)),
-      file_(path_, offer_.update) {}
+      file_(path_, offer_.update),
+      writing_(writing) {}
 
 void RoundBoard::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64_t checksum) {
   const std::size_t size = size_of(pieces);
   SiteMistake::unless(offset % sizeof(float) == 0 && size % sizeof(float) == 0,
                       "a chunk of {} bytes at byte {} has numbers cut in two", size, offset);
+  const std::scoped_lock writing(writing_);
   {
     const std::scoped_lock lock(board_.mutex_);
     board_.check_current(site_, offer_.round, number_);
@@ -442,7 +458,8 @@ void RoundBoard::Upload::append(std::uint64_t offset, Pieces pieces, std::uint64
 }
 
 void RoundBoard::Upload::finish() {
-  file_.read_back();  // other calls need not wait for that
+  const std::scoped_lock writing(writing_);
+  file_.read_back();  // calls of other sites need not wait for that
   std::unique_lock lock(board_.mutex_);
   // A synchronous round needs no fsync: the site still has its update and is asked again after a power cut.
   const bool durable = board_.is_asynchronous();

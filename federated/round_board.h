@@ -142,7 +142,8 @@ class RoundBoard {
   std::vector<ReceivedUpdate> updates_of(std::int64_t round);
   /// Replaces the updates on record for a round by those that its result was made of.
   void set_updates(std::int64_t round, const std::vector<ReceivedUpdate>& updates);
-  /// Retires the files of the closed round: the next round's updates are written over them.
+  /// Retires the closed round's updates, over which those of the next are written, and deletes its other
+  /// files.
   void clear();
   /// The last round is over: its files are deleted, and sites are told so. Returns when the sites that were
   /// given it (in asynchronous rounds, also those that may still train) have fetched the result, after
@@ -186,13 +187,14 @@ class RoundBoard {
    private:
     friend class RoundBoard;
     Upload(RoundBoard& board, std::string site, UpdateOffer offer, std::uint64_t number,
-           std::filesystem::path file);
+           std::filesystem::path file, std::mutex& writing);
     RoundBoard& board_;
     std::string site_;
     UpdateOffer offer_;
     std::uint64_t number_;  // among the site's uploads
     std::filesystem::path path_;
     IncomingFile file_;
+    std::mutex& writing_;
   };
   /// Null if this update of the site is already complete. Throws RoundOver, and Error if the offer is not
   /// valid for this round.
@@ -226,6 +228,9 @@ class RoundBoard {
                                     // yet to fetch the result
   std::map<std::pair<std::string, std::int64_t>, ReceivedUpdate> received_;  // by site and turn
   std::map<std::string, std::uint64_t> upload_numbers_;
+  // Of each site: held while a file of it is written to, so that no call writes to what a later call has
+  // finished. To be locked before mutex_.
+  std::map<std::string, std::mutex> writing_;
 };
 
 }  // namespace conclave

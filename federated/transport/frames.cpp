@@ -173,7 +173,16 @@ grpc::Status deserialize(grpc::ByteBuffer& buffer, Frame& frame, ChunkFrame* (*c
   return status;
 }
 
-// The chunk of `file` that begins at `offset`.
+}  // namespace
+
+std::vector<std::string_view> ChunkFrame::pieces() const {
+  std::vector<std::string_view> pieces;
+  pieces.reserve(data.size());
+  for (const grpc::Slice& slice : data)
+    pieces.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  return pieces;
+}
+
 ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset) {
   const std::size_t size = file.chunk_bytes(offset);
   ChunkFrame frame{.offset = static_cast<std::int64_t>(offset)};
@@ -191,17 +200,7 @@ ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset) {
   return frame;
 }
 
-}  // namespace
-
-std::vector<std::string_view> ChunkFrame::pieces() const {
-  std::vector<std::string_view> pieces;
-  pieces.reserve(data.size());
-  for (const grpc::Slice& slice : data)
-    pieces.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return pieces;
-}
-
-bool write_chunks(const OutgoingFile& file, std::uint64_t offset,
+void write_chunks(const OutgoingFile& file, std::uint64_t offset,
                   const std::function<bool(const ChunkFrame&)>& write) {
   const auto begin_reading = [&] {  // in another thread, if the system has one to spare
     return std::async([&file, offset] { return read_chunk(file, offset); });
@@ -215,7 +214,6 @@ bool write_chunks(const OutgoingFile& file, std::uint64_t offset,
     if (offset < file.bytes()) next = begin_reading();
     open = write(chunk);
   }
-  return open;
 }
 
 }  // namespace conclave

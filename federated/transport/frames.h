@@ -22,9 +22,13 @@ struct ChunkFrame {
   std::vector<std::string_view> pieces() const;
 };
 
-/// Calls write() for each chunk of `file` from `offset` on, until it returns false. Reads the next chunk
-/// meanwhile. Returns whether all chunks were written.
-bool write_chunks(const OutgoingFile& file, std::uint64_t offset,
+/// The chunk of `file` that begins at `offset`.
+ChunkFrame read_chunk(const OutgoingFile& file, std::uint64_t offset);
+
+/// Calls write() for each chunk of `file` from `offset` on, until it returns false, and reads the next chunk
+/// meanwhile. Takes a thread and the memory of another chunk, which a coordinator does not have for each
+/// site.
+void write_chunks(const OutgoingFile& file, std::uint64_t offset,
                   const std::function<bool(const ChunkFrame&)>& write);
 
 /// std::monostate: the message has none of its parts.

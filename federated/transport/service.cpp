@@ -113,7 +113,8 @@ void SiteCalls::download(const Caller& caller, const federated::DownloadRequest&
           "{}: it has {} bytes, and had {} when the round began, so another program changed it; start the "
           "coordinator again",
           plan.model.string(), file.bytes(), plan.digest.bytes);
-  if (!write_chunks(file, offset, write)) return;  // the site has gone, and will continue later
+  for (auto at = offset; at < file.bytes(); at += file.chunk_bytes(at))
+    if (!write(read_chunk(file, at))) return;  // the site has gone, and will continue later
   board_.fetched(caller.site, request.round());
 }
 

@@ -51,6 +51,7 @@ void CheckpointReader::open() {
           "has schema version {}, this program reads version {}; use the version of Conclave that wrote it",
           schema, kCheckpointSchema);
   state_.step = read_integer_attribute(*file_, "step");
+  require(state_.step >= 0, "says that it is of step {}", state_.step);
   state_.recipe = read_state("state/recipe", file_bytes);
   state_.metadata = read_state("state/metadata", file_bytes);
   state_.tokenizer = read_state("state/tokenizer", file_bytes);

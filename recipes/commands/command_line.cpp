@@ -410,13 +410,16 @@ void add_load(CLI::App& app, Chosen& chosen) {
   command->add_option("urls", arguments.urls, "http://HOST:PORT, one after the other")->required();
   command->add_option("--task", arguments.task, "Task to ask for")
       ->check(one_of_tasks(tasks_that([](const TaskTraits&) { return true; })));
-  command->add_option(
+  auto* texts_option = command->add_option(
       "--texts", arguments.texts,
       "File with a text in each line (default: texts of random words, if there are no images)");
-  command->add_option("--images", arguments.images, "Files with images; each request has one of them")
-      ->check(kNamed);
+  auto* images_option =
+      command->add_option("--images", arguments.images, "Files with images; each request has one of them");
+  images_option->check(kNamed);
   command->add_option("--words", arguments.words, "Number of words in each random text")
-      ->check(CLI::Range(1, 10000));
+      ->check(CLI::Range(1, 10000))
+      ->excludes(texts_option)
+      ->excludes(images_option);
   auto* clients_option = command->add_option(
       "--clients", arguments.clients,
       "Number of clients, each of which sends its next request as soon as it is answered");

@@ -47,18 +47,21 @@ std::vector<std::string> lines_of(const std::string& file) {
   return lines;
 }
 
-// Requests with texts, images, or both.
+// Requests with texts, images, or both. Of texts with images, a thousand at most, because each has an image.
 std::vector<std::string> bodies_of(const LoadArguments& arguments) {
-  std::vector<std::string> texts, bodies;
+  std::vector<std::string> texts, images, bodies;
   if (!arguments.texts.empty())
     texts = lines_of(arguments.texts);
   else if (arguments.images.empty())
     texts = made_up_texts(arguments.words);
-  for (std::size_t i = 0; i < std::max(texts.size(), arguments.images.size()); ++i) {
+  for (const std::string& file : arguments.images)
+    images.push_back(to_base64(read_file(file, "name an image")));
+  const std::size_t count =
+      images.empty() ? texts.size() : std::max(images.size(), std::min<std::size_t>(texts.size(), 1000));
+  for (std::size_t i = 0; i < count; ++i) {
     nlohmann::json body;
     if (!texts.empty()) body["text"] = texts[i % texts.size()];
-    if (!arguments.images.empty())
-      body["image"] = to_base64(read_file(arguments.images[i % arguments.images.size()], "name an image"));
+    if (!images.empty()) body["image"] = images[i % images.size()];
     bodies.push_back(json_text(body));
   }
   return bodies;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "recipes/settings/data_sources.h"
 
 namespace conclave {
@@ -37,8 +38,14 @@ double steps_of_epoch(const TrainRecipe& train, std::int64_t batches_per_epoch, 
 }
 
 std::int64_t steps_of_epochs(const TrainRecipe& train, double steps_per_epoch) {
-  constexpr double kRounding = 1e-9;  // shares such as 1/3 are rounded, which must not add a step
+  constexpr double kRounding = 1e-9;   // shares such as 1/3 are rounded, which must not add a step
+  constexpr double kMostSteps = 1e12;  // as of train.steps
   const double steps = static_cast<double>(train.epochs) * steps_per_epoch;
+  require(steps <= kMostSteps,
+          "train.epochs = {} would be {:.3g} steps, and there may be {:.0e}; set train.steps, or give the "
+          "first task of "
+          "[tasks] a larger weight",
+          train.epochs, steps, kMostSteps);
   return std::max<std::int64_t>(static_cast<std::int64_t>(std::ceil(steps * (1 - kRounding))), 1);
 }
 

@@ -95,11 +95,11 @@ void fields(SharingTable& sharing, FieldList& field) {
   field("private", sharing.kept_private,
         "Parameters that each site keeps to itself: patterns of names, with * for any characters. [0,4-7] at "
         "the end means only these experts and their rows of the router, if all experts are of one kind: "
-        "\"*.moe.*[3]\"",
+        "[\"*.moe.*[3]\"]",
         not_empty());
   field("by_tokens", sharing.by_tokens,
         "Parameters of experts, all of one kind, that are averaged by the tokens that each expert served at "
-        "a site, which sites then report: \"*.moe.experts.*\"",
+        "a site, which sites then report: [\"*.moe.experts.*\"]",
         not_empty());
 }
 

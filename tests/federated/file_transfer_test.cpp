@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 
@@ -83,11 +84,14 @@ TEST_CASE("file transfer: a part that says more than there can be begins anew") 
   const FileDigest expected = digest_of_text(whole);
   const std::uint64_t too_much = 1001;
   const std::string count(reinterpret_cast<const char*>(&too_much), sizeof too_much);
+  const std::uint64_t in_a_number = 3;
+  const std::string cut(reinterpret_cast<const char*>(&in_a_number), sizeof in_a_number);
   // The file and a count; less than the file; more than both.
-  for (const std::string& written : {whole + count, whole.substr(1), whole + count + "?"}) {
+  for (const std::string& written : {whole + count, whole + cut, whole.substr(1), whole + count + "?"}) {
     folder.write(IncomingFile::part_of("file", expected).string(), written);
     IncomingFile file(path, expected);
     CHECK(file.received() == 0);
+    CHECK(std::filesystem::file_size(IncomingFile::part_of(path, expected)) == 1008);
     CHECK_THROWS_WITH(file.finish(), Contains("0 of 1000 bytes came"));
     CHECK_THROWS_WITH(file.sync(), Contains("0 of 1000 bytes came"));
     const std::string_view all = whole;
@@ -131,7 +135,7 @@ TEST_CASE("file transfer: a retired file is written over") {
   const FileDigest expected = digest_of_text(whole);
   folder.write("north.0.f32", std::string(1000, 'x'));
   folder.write("north.0.f32.other.part", "x");
-  folder.write("northern.0.f32.retired", "another site's");
+  folder.write("northern.0.f32.other.part", "another site's");
   struct stat before {};
   REQUIRE(stat(first.c_str(), &before) == 0);
   IncomingFile::retire(first);
@@ -146,12 +150,12 @@ TEST_CASE("file transfer: a retired file is written over") {
   auto file = begin();
   CHECK(file->received() == 0);
   file->append(0, std::span(&head, 1), chunk_checksum(head));
-  folder.write("north.2.f32.retired", "one more");
+  folder.write("south.2.f32.retired", "one more");
   file = begin();  // after an interruption
   CHECK(file->received() == 400);
-  CHECK_FALSE(std::filesystem::exists(folder.path() + "/north.2.f32.retired"));
+  CHECK(std::filesystem::exists(folder.path() + "/south.2.f32.retired"));
   CHECK_FALSE(std::filesystem::exists(folder.path() + "/north.0.f32.other.part"));
-  CHECK(std::filesystem::exists(folder.path() + "/northern.0.f32.retired"));
+  CHECK(std::filesystem::exists(folder.path() + "/northern.0.f32.other.part"));
   file->append(400, std::span(&rest, 1), chunk_checksum(rest));
   file->finish();
   CHECK(read_file(second, "") == whole);

@@ -217,12 +217,44 @@ TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round's updates are written over t
   board.open(plan);
   CHECK(files() == retired);
   numbers[0] = 7;
-  send("north");
-  CHECK(files() == std::set<std::string>{"north.3.f32", "south.2.f32.retired"});
-  CHECK(read_file(folder.path() + "/updates/north.3.f32", "") == bytes());
+  send("west");  // takes the place of whichever
+  CHECK(files().size() == 2);
+  CHECK(read_file(folder.path() + "/updates/west.3.f32", "") == bytes());
+  const auto late = board.begin_upload("east", offer());
+  CHECK(files().size() == 2);
+  REQUIRE(board.wait({.quorum = 1}));
   board.clear();
+  CHECK(files() == std::set<std::string>{"west.3.f32.retired"});
+
+  // What is left of rounds without secure aggregation is gone when it is introduced.
+  plan.round = 4, plan.secure = true;
+  board.open(plan);
+  CHECK(files().empty());
   board.finish(plan, 0);
   CHECK_FALSE(std::filesystem::exists(folder.path() + "/updates"));
+}
+
+TEST_CASE_METHOD(BoardFixture, "RoundBoard: no call writes to what a later call has finished") {
+  for (plan.round = 3; plan.round < 30; ++plan.round) {
+    board.open(plan);
+    std::vector<std::thread> calls;
+    for (int call = 0; call < 12; ++call)
+      calls.emplace_back([&, offered = offer()] {
+        try {
+          const auto upload = board.begin_upload("north", offered);
+          if (!upload) return;
+          if (upload->received() == 0) upload->append(0, bytes(), chunk_checksum(bytes()));
+          upload->finish();
+        } catch (const Error&) {  // another one has begun
+        }
+      });
+    for (std::thread& call : calls) call.join();
+    send("south");
+    const auto updates = board.wait({.quorum = 1});
+    REQUIRE(updates);
+    for (const ReceivedUpdate& update : *updates) CHECK(read_file(update.file.string(), "") == bytes());
+    board.clear();
+  }
 }
 
 TEST_CASE_METHOD(BoardFixture, "RoundBoard: a round waits for sites to join until all have delivered") {

@@ -143,6 +143,12 @@ TEST_CASE("files that are not checkpoints of this schema are refused with the re
     file.attribute("schema_version", kCheckpointSchema + 1);
   });
   CHECK_THROWS_WITH(CheckpointReader(path), Contains("schema version 2, this program reads version 1"));
+  made_of([](Hdf5Structure& file) {
+    file.attribute("format", "conclave-checkpoint");
+    file.attribute("schema_version", kCheckpointSchema);
+    file.attribute("step", std::int64_t{-4});
+  });
+  CHECK_THROWS_WITH(CheckpointReader(path), Contains("says that it is of step -4"));
   write_file(path, "PK zip");
   CHECK_THROWS_WITH(CheckpointReader(path), Contains("not a whole HDF5 file"));
   CHECK_THROWS_WITH(CheckpointReader(path + ".absent"), Contains("No such file"));

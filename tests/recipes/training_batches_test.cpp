@@ -55,6 +55,7 @@ TEST_CASE("the steps of the epochs see every batch, whatever a step has of them"
   train.epochs = 4;
   CHECK(steps_of_epochs(train, 1.75) == 7);
   CHECK(steps_of_epochs(train, 0.01) == 1);
+  CHECK_THROWS_WITH(steps_of_epochs(train, 1e19), Catch::Contains("weight"));
   // As before where a step has one batch of the only task.
   train.accumulate = 1;
   for (const std::int64_t batches : {1, 7, 310, 123456789}) {
