@@ -51,7 +51,9 @@ def main():
     Path("some.jsonl").write_text("".join(Path("texts.jsonl").read_text().splitlines(keepends=True)[:150]))
     for name, options in {"token": [QUANTIZED], "tensor": [*TENSOR, EVERYWHERE]}.items():
         train(1, name, "train.steps=12", *options)
-        compare(name, 2, apart=3e-5)
+        # 3e-9 in one of two trained models, and 4.8e-5 in the other, of which a layer rounds one number the other way:
+        # on processors, integers and rounded numbers differ as much. Which model it is depends on OpenBLAS's kernels.
+        compare(name, 2, apart=1e-4)
     once, twice = pageable_copies(1), pageable_copies(2)
     assert len(once) == 2 and once == twice, (once, twice)
     images_test.prepare()
