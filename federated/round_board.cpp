@@ -276,7 +276,8 @@ void RoundBoard::clear() {
   // What the round has not written over, and, in synchronous rounds, what came of updates that are too late
   // now.
   std::vector<std::filesystem::path> useless;
-  for (const auto& entry : std::filesystem::directory_iterator(directory_))
+  std::error_code ignored;  // somebody may have deleted the directory; open() makes it anew
+  for (const auto& entry : std::filesystem::directory_iterator(directory_, ignored))
     if (IncomingFile::is_retired(entry.path()) || (IncomingFile::is_part(entry.path()) && !is_asynchronous()))
       useless.push_back(entry.path());
   for (const std::filesystem::path& file : useless) std::filesystem::remove(file);
