@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <exception>
 #include <optional>
-#include <vector>
 
 #include "core/error.h"
 
@@ -30,11 +29,14 @@ std::optional<Count> count_of(const FileDescriptor& part, const FileDigest& expe
   return count;
 }
 
+void set_count(FileDescriptor& part, const FileDigest& expected, Count count) {
+  part.write_at(&count, sizeof count, expected.bytes);
+}
+
 // Makes the file a part of which nothing has arrived.
 void empty(FileDescriptor& part, const FileDigest& expected) {
-  const Count none = 0;
-  part.resize(expected.bytes + sizeof none);
-  part.write_at(&none, sizeof none, expected.bytes);
+  part.resize(expected.bytes + sizeof(Count));
+  set_count(part, expected, 0);
 }
 
 }  // namespace
@@ -94,21 +96,21 @@ bool IncomingFile::is_retired(const std::filesystem::path& file) { return file.e
 void IncomingFile::make_part(const std::filesystem::path& file, const FileDigest& expected,
                              const std::string& sender) {
   const std::filesystem::path part = part_of(file, expected);
-  std::vector<std::filesystem::path> retired;
+  std::filesystem::path retired;  // any of them
   for (const auto& entry : std::filesystem::directory_iterator(file.parent_path())) {
     const std::filesystem::path& other = entry.path();
     if (is_retired(other))
-      retired.push_back(other);
+      retired = other;
     else if (is_part(other) && other != part && other.filename().string().starts_with(sender + "."))
       std::filesystem::remove(other);
   }
   if (retired.empty() || std::filesystem::exists(part)) return;
   try {
-    FileDescriptor space(retired.front().string(), O_RDWR);
+    FileDescriptor space(retired.string(), O_RDWR);
     empty(space, expected);
-    std::filesystem::rename(retired.front(), part);
+    std::filesystem::rename(retired, part);
   } catch (const Error&) {  // as on a full disk: the file needs a block for its count, and is one itself
-    std::filesystem::remove(retired.front());
+    std::filesystem::remove(retired);
   }
 }
 
@@ -130,12 +132,6 @@ void IncomingFile::read_back() {
     descriptor_.read_at(data.data(), data.size(), digested_);
     digest_.add(data);
   }
-}
-
-void IncomingFile::set_received(std::uint64_t bytes) {
-  const Count count = bytes;
-  descriptor_.write_at(&count, sizeof count, expected_.bytes);
-  received_ = bytes;
 }
 
 void IncomingFile::restart() {
@@ -167,21 +163,24 @@ void IncomingFile::append(std::uint64_t offset, Pieces pieces, std::uint64_t che
   require(chunk.checksum() == checksum, "the chunk at byte {} was damaged on its way", offset);
   if (objection) std::rethrow_exception(objection);
   descriptor_.write_at(pieces, offset);
-  set_received(received_ + size);
+  set_count(descriptor_, expected_, received_ + size);
   digest_ = whole;
-  digested_ = received_;
+  digested_ = received_ += size;
+}
+
+void IncomingFile::expect_all() const {
+  require(received_ == expected_.bytes, "{}: {} of {} bytes came", file_.string(), received_,
+          expected_.bytes);
 }
 
 void IncomingFile::sync() {
-  require(received_ == expected_.bytes, "{}: {} of {} bytes came", file_.string(), received_,
-          expected_.bytes);
+  expect_all();
   descriptor_.resize(expected_.bytes);
   descriptor_.sync();
 }
 
 void IncomingFile::finish() {
-  require(received_ == expected_.bytes, "{}: {} of {} bytes came", file_.string(), received_,
-          expected_.bytes);
+  expect_all();
   read_back();
   if (digest_.digest() != expected_.xxh3) {
     restart();

@@ -87,7 +87,7 @@ class IncomingFile {
   void finish();
 
  private:
-  void set_received(std::uint64_t bytes);
+  void expect_all() const;
   void restart();
 
   std::filesystem::path file_, part_;
