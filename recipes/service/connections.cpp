@@ -206,6 +206,8 @@ class Connections::Loop {
   void sweep();
   bool ended();
   void work();
+  bool has_work() const { return !requests_.empty() || !resumed_.empty(); }
+  void wake_one();
   void stop_work();
 
   const ConnectionOptions options_;
@@ -228,6 +230,8 @@ class Connections::Loop {
   TlsContext context_;
   std::condition_variable changed_;
   std::list<Exchange> requests_, later_, resumed_, answers_;  // resumed_ comes before requests_
+  std::size_t idle_ = 0;                                      // workers without work
+  bool waking_ = false;                                       // one of them is waking up
   bool over_ = false;
   std::vector<std::thread> workers_;
 };
@@ -284,11 +288,13 @@ void Connections::Loop::end() {
 void Connections::Loop::work() {
   for (;;) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return over_ || !requests_.empty() || !resumed_.empty(); });
+    for (++idle_; !over_ && !has_work(); waking_ = false) changed_.wait(lock);
+    --idle_;
     if (over_) return;
     std::list<Exchange>& from = resumed_.empty() ? requests_ : resumed_;
     std::list<Exchange> taken;
     taken.splice(taken.end(), from, from.begin());
+    wake_one();
     lock.unlock();
     Exchange& exchange = taken.front();
     goes_on([&] {
@@ -304,8 +310,6 @@ void Connections::Loop::work() {
       exchange.place = taken.begin();
       exchange.waits = true;
       to.splice(to.end(), taken);
-      lock.unlock();
-      changed_.notify_one();
       continue;
     }
     lock.unlock();
@@ -321,12 +325,18 @@ void Connections::Loop::work() {
 }
 
 void Connections::Loop::resume(Exchange& exchange) {
-  {
-    const std::lock_guard lock(mutex_);
-    exchange.resumed = true;
-    if (!exchange.waits) return;
-    resumed_.splice(resumed_.end(), later_, exchange.place);
-  }
+  const std::lock_guard lock(mutex_);
+  exchange.resumed = true;
+  if (!exchange.waits) return;
+  resumed_.splice(resumed_.end(), later_, exchange.place);
+  wake_one();
+}
+
+// Wakes a thread if there is work for it. One at a time: the woken thread wakes the next, if there is still
+// work then. So much short work in a row wakes few threads. To be called under mutex_.
+void Connections::Loop::wake_one() {
+  if (waking_ || idle_ == 0 || !has_work()) return;
+  waking_ = true;
   changed_.notify_one();
 }
 
@@ -566,11 +576,9 @@ bool Connections::Loop::hand_over(Number number, Connection& connection) {
   Exchange& exchange = made.emplace_back(Exchange{.number = number, .request = std::move(request)});
   exchange.request.exchange = &exchange;
   connection.phase = Phase::answering;
-  {
-    const std::lock_guard lock(mutex_);
-    requests_.splice(requests_.end(), made);
-  }
-  changed_.notify_one();
+  const std::lock_guard lock(mutex_);
+  requests_.splice(requests_.end(), made);
+  wake_one();
   return true;
 }
 
