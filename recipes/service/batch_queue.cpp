@@ -5,6 +5,16 @@
 
 namespace conclave::service {
 
+namespace {
+
+// Longest time to wait for followers, as a share of the time of the batch that they follow.
+constexpr double kFollowingShare = 0.25;
+// Share of the answers that must have had followers. If queries come independently of answers, it is at most
+// kFollowingShare, as long as the engine keeps up with them.
+constexpr double kFollowed = 0.5;
+
+}  // namespace
+
 bool go_together(const Query& a, const Query& b) {
   if (a.experts || b.experts) return false;  // expert use is counted per batch, not per query
   if (!takes_steps(a.task) && !takes_steps(b.task)) return true;
@@ -44,6 +54,9 @@ bool BatchQueue::push(Job& job) {
     const bool idle = waiting_.empty() && !at_once_.unfinished && !in_steps_.unfinished;
     if (limits_.latency > 0 && !idle && seconds_until(job) > limits_.latency) return false;
     waiting_.push_back(&job);
+    Followers& followers = (takes_steps(job.query.task) ? in_steps_ : at_once_).followers;
+    if (Clock::now() < followers.until) ++followers.came;
+    if (!is_gathered()) return true;
   }
   changed_.notify_one();
   return true;
@@ -53,8 +66,16 @@ EngineBatch* BatchQueue::next() {
   std::unique_lock lock(mutex_);
   settle_step();
   end_forsaken_batch();
-  for (drop_forsaken(); !in_steps_.unfinished && waiting_.empty() && !closed_; drop_forsaken())
-    changed_.wait(lock);
+  for (Work* work : {&at_once_, &in_steps_})
+    if (work->followers.until == Clock::time_point::max())
+      work->followers.until = Clock::now() + seconds(work->followers.time);
+  const auto wait_for_one = [&] {
+    for (drop_forsaken(); !in_steps_.unfinished && waiting_.empty() && !closed_; drop_forsaken())
+      changed_.wait(lock);
+  };
+  wait_for_one();
+  gather(lock);
+  wait_for_one();
   auto first = waiting_.begin();
   if (in_steps_.unfinished)
     first = owes_step_ || owes_ > 0 ? waiting_.end() : std::ranges::find_if(waiting_, [](const Job* job) {
@@ -65,6 +86,23 @@ EngineBatch* BatchQueue::next() {
   at_work_ = first == waiting_.end() ? &in_steps_ : &begin(**first);
   began_ = Clock::now();
   return &at_work_->batch;
+}
+
+// Waits until as many queries are there as before the latest batch was answered, or their time is over.
+void BatchQueue::gather(std::unique_lock<std::mutex>& lock) {
+  if (in_steps_.unfinished || waiting_.empty()) return;
+  const Followers& followers = (takes_steps(waiting_.front()->query.task) ? in_steps_ : at_once_).followers;
+  if (followers.came < kFollowed * followers.answers) return;
+  awaited_ = std::min(followers.crowd, limits_.jobs);
+  changed_.wait_until(lock, followers.until, [&] { return closed_ || is_gathered(); });
+  awaited_ = 1;
+}
+
+bool BatchQueue::is_gathered() const {
+  if (std::ssize(waiting_) >= awaited_) return true;
+  std::int64_t rows = 0;
+  for (const Job* job : waiting_) rows += job->rows;
+  return rows >= limits_.rows;
 }
 
 void BatchQueue::drop_forsaken() {
@@ -100,9 +138,16 @@ void BatchQueue::settle_step() {
   if (owes_step_) in_steps_.between += seconds;
   if (seconds <= 0) return;
   learn(seconds_per_step_, work.task, seconds);
-  if (!work.unfinished)
-    learn(seconds_per_row_, work.task,
-          (work.seconds + work.between) / static_cast<double>(std::max<std::int64_t>(work.cost, 1)));
+  if (work.unfinished) return;
+  Followers& followers = work.followers;
+  const auto answers = std::ssize(work.batch.jobs);
+  followers.crowd = answers + std::ssize(waiting_);
+  followers.answers = 0.9 * followers.answers + static_cast<double>(answers);
+  followers.came *= 0.9;
+  followers.time = kFollowingShare * (work.seconds + work.between);
+  followers.until = Clock::time_point::max();  // until next(), before which the answers are sent
+  learn(seconds_per_row_, work.task,
+        (work.seconds + work.between) / static_cast<double>(std::max<std::int64_t>(work.cost, 1)));
 }
 
 void BatchQueue::learn(Pace& pace, TaskKind task, double seconds) {

@@ -1,6 +1,9 @@
 // Groups queries into batches for the engine. A query that finds the engine idle starts at once. While the
 // engine works, queries wait; the next batch is the query that has waited longest, plus as many other waiting
 // queries, oldest first, as are compatible with it and fit. A batch is packed, so lengths may differ.
+// Clients that ask again as soon as they are answered would form two groups that take turns, each of which
+// waits for the other's batch. Where most answers are followed by a query within a quarter of their batch's
+// time, the next batch therefore waits that long, until as many queries are there as before.
 // Forsaken queries fail with a Refusal (499) before they are computed, and a multi-step batch ends early when
 // all its queries are forsaken.
 // While a batch that takes many steps is under way, batches of single-step queries run between its steps.
@@ -48,6 +51,13 @@ class BatchQueue {
   std::size_t waiting() const;
 
  private:
+  // Queries that come soon after the answers of a batch. "Soon" ends at `until`.
+  struct Followers {
+    Clock::time_point until{};
+    double time = 0;               // from the answers to `until`, in seconds
+    std::int64_t crowd = 0;        // the batch's queries, and those that waited when it was done
+    double answers = 0, came = 0;  // answers so far, and queries soon after them; the latest count most
+  };
   // A batch that the engine has begun.
   struct Work {
     EngineBatch batch;
@@ -55,11 +65,14 @@ class BatchQueue {
     TaskKind task = TaskKind::classify;
     std::int64_t rows = 0, cost = 0;
     double seconds = 0, between = 0;  // time of finished steps; time of batches that ran between them
+    Followers followers;
   };
   using Pace = std::array<double, kTaskNames.size()>;  // moving average of seconds, by task
 
   static void learn(Pace& pace, TaskKind task, double seconds);
   void settle_step();
+  void gather(std::unique_lock<std::mutex>& lock);
+  bool is_gathered() const;
   void drop_forsaken();
   void end_forsaken_batch();
   Work& begin(const Job& first);
@@ -73,6 +86,7 @@ class BatchQueue {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Job*> waiting_;  // oldest first
+  std::int64_t awaited_ = 1;   // as many waiting jobs wake the engine
   bool closed_ = false;
   Work at_once_, in_steps_;    // the latest single-step batch and the latest multi-step batch
   Work* at_work_ = nullptr;    // the one of the two whose step is running

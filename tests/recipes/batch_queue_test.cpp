@@ -195,6 +195,86 @@ TEST_CASE("an idle engine gets a query at once", "[service]") {
   CHECK(batch->jobs.size() == 1);
 }
 
+// Pushes `count` queries, as clients do that have just been answered, and runs the next batch of `seconds`.
+// Returns the size of the batch and whether it waited for others.
+std::pair<std::size_t, bool> follow(BatchQueue& queue, Jobs& jobs, int count, double seconds) {
+  for (int i = 0; i < count; ++i) REQUIRE(queue.push(jobs.add(40)));
+  const Clock::time_point start = Clock::now();
+  EngineBatch& batch = *queue.next();
+  const bool waited = seconds_since(start) > 0.1 * seconds;
+  step(batch, 1, seconds);
+  queue.end_step();
+  return {batch.jobs.size(), waited};
+}
+
+TEST_CASE("a batch waits for clients that ask again as soon as they are answered", "[service]") {
+  using Batch = std::pair<std::size_t, bool>;
+  BatchQueue queue({.rows = 200});
+  Jobs jobs;
+  CHECK(follow(queue, jobs, 3, 0.8) == Batch(3, false));
+  CHECK(follow(queue, jobs, 3, 0.8) == Batch(3, false));  // all are there again
+  CHECK(follow(queue, jobs, 2, 0.8) == Batch(2, true));   // one does not come: it is waited for once
+  CHECK(follow(queue, jobs, 2, 0.8) == Batch(2, false));
+  CHECK(follow(queue, jobs, 7, 0.8) == Batch(5, false));  // the batch is full
+  CHECK(follow(queue, jobs, 3, 0.8) == Batch(5, false));  // two did not fit before
+  EngineBatch* late = nullptr;
+  std::thread engine([&] { late = queue.next(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  const Clock::time_point start = Clock::now();
+  REQUIRE(queue.push(jobs.add(40)));
+  engine.join();
+  CHECK(seconds_since(start) < 0.1);  // the time is over
+  step(*late, 1, 0.8);
+  queue.end_step();
+  CHECK(follow(queue, jobs, 1, 0.8) == Batch(1, false));  // a lone client waits for nobody
+}
+
+TEST_CASE("a batch waits for nobody if queries come independently of answers", "[service]") {
+  BatchQueue queue({});
+  Jobs jobs;
+  REQUIRE(queue.push(jobs.add(1)));
+  int waits = 0;
+  for (int i = 0; i < 10; ++i) {
+    const Clock::time_point start = Clock::now();
+    EngineBatch& batch = *queue.next();
+    waits += seconds_since(start) > 0.008;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    for (int j = 0; j <= i % 2; ++j) REQUIRE(queue.push(jobs.add(1)));
+    step(batch, 1, 0.04);  // 0.01 s are soon
+    queue.end_step();
+  }
+  CHECK(waits < 3);  // none, unless the machine was busy
+}
+
+TEST_CASE("clients in a closed loop are answered together", "[service]") {
+  BatchQueue queue({});
+  std::atomic<bool> ends = false;
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i)
+    clients.emplace_back([&] {
+      while (!ends) {
+        std::atomic<bool> answered = false;
+        Job job{Query{}};
+        job.rows = job.cost = 1;
+        job.on_done = [&](const std::exception_ptr&) { answered = true, answered.notify_one(); };
+        if (queue.push(job)) answered.wait(false);
+      }
+    });
+  std::size_t queries = 0;
+  for (int batches = 0; batches < 30; ++batches) {
+    EngineBatch& batch = *queue.next();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    step(batch, 1, 0.02);
+    queue.end_step();
+    if (batches >= 10) queries += batch.jobs.size();
+    for (Job* job : batch.jobs) job->done();
+  }
+  ends = true;
+  queue.close();
+  for (std::thread& client : clients) client.join();
+  CHECK(queries > 60);  // 40 where two groups take turns, 80 if all are answered together
+}
+
 TEST_CASE("a query is refused if its estimated time exceeds the latency", "[service]") {
   BatchQueue queue({.rows = 100, .waiting = 50, .latency = 21});
   Jobs jobs;
