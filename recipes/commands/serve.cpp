@@ -12,6 +12,7 @@
 #include "core/text.h"
 #include "recipes/commands/commands.h"
 #include "recipes/service/model_engine.h"
+#include "recipes/training/core_share.h"
 
 namespace conclave::commands {
 namespace {
@@ -159,6 +160,9 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
     if (grid.world().size() > 1) session.abort(1);
     ::_exit(1);
   });
+  // Connections' threads, which run anywhere, would else push two of the engine's threads onto one core for
+  // some milliseconds, in which each of a batch's hundreds of loops waits for one thread to spin in vain.
+  bind_threads();
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);
   } catch (const std::exception& error) {  // else clients, and the other ranks, would wait in vain

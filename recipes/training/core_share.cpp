@@ -4,6 +4,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
 #include <vector>
 
 namespace conclave {
@@ -43,6 +45,26 @@ std::int64_t threads_for(const std::string& mine, std::span<const std::string> n
     threads += 1.0 / static_cast<double>(std::max<std::ptrdiff_t>(sharing, 1));
   }
   return std::max<std::int64_t>(static_cast<std::int64_t>(threads + 1e-6), 1);
+}
+
+bool bind_threads() {
+  for (const char* setting : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"})
+    if (std::getenv(setting)) return false;
+  const std::string cores = cores_of_process();
+  std::vector<std::size_t> mine;
+  for (std::size_t core = 0; core < cores.size(); ++core)
+    if (cores[core] == '1') mine.push_back(core);
+  if (std::ssize(mine) != omp_get_max_threads()) return false;
+  std::atomic<bool> all = true;
+#pragma omp parallel
+  {
+    std::vector<cpu_set_t> set(CPU_ALLOC_SIZE(cores.size()) / sizeof(cpu_set_t) + 1);
+    const std::size_t bytes = set.size() * sizeof(cpu_set_t);
+    CPU_ZERO_S(bytes, set.data());
+    CPU_SET_S(mine[static_cast<std::size_t>(omp_get_thread_num())], bytes, set.data());
+    if (sched_setaffinity(0, bytes, set.data()) != 0) all = false;
+  }
+  return all;
 }
 
 }  // namespace conclave

@@ -1,4 +1,4 @@
-// How many threads a rank takes where ranks of the same machine may share its cores.
+// How many threads a rank takes where ranks of the same machine may share its cores, and where they run.
 #pragma once
 
 #include <cstdint>
@@ -13,5 +13,10 @@ std::string cores_of_process();
 /// Threads of a process that may run on the cores `mine`: each core counts 1 / (the number of processes that
 /// may run on it); at least 1. `neighbours` are the cores of all processes on the machine, this one included.
 std::int64_t threads_for(const std::string& mine, std::span<const std::string> neighbours);
+
+/// Binds each of the calling thread's OpenMP threads to a core of its own, if there are as many threads as
+/// cores that the process may run on, and unless OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY is set.
+/// Returns whether it did so. Threads that the caller starts later inherit its one core: start them before.
+bool bind_threads();
 
 }  // namespace conclave
