@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
@@ -104,23 +105,27 @@ double lone_latency(LoadOptions options, const std::vector<std::string>& urls, s
   return *middle;
 }
 
-// The highest rate of answers, over all numbers of clients, at which 99 of 100 answers take at most four
-// times as long as `alone`, in seconds. `best`: that of a lone client.
-double saturate(LoadOptions options, double alone, double best) {
+// Raises `best`, the answers per second of each service, to the most over all numbers of clients at which 99
+// of 100 answers take at most four times as long as `alone`, in seconds. The services take turns, so that
+// changes of the machine's speed concern all.
+void saturate(LoadOptions options, const std::vector<std::string>& urls, double alone,
+              std::vector<double>& best) {
   const double most = 4 * alone;
-  // 2, 3, 4, 6, 8, 12 ...
-  const auto more = [](auto clients) { return clients % 3 == 0 ? clients / 3 * 4 : clients / 2 * 3; };
-  for (options.clients = 2; options.clients <= 256; options.clients = more(options.clients)) {
-    const LoadResult result = tell(options);
-    // Refusals are fast, and are no answers.
-    const bool answers = 100 * (result.refused + result.failed) <= result.answered;
-    if (answers && result.percentile(0.99) <= most)
-      best = std::max(best, result.throughput());
-    else if (!answers || result.percentile(0.5) > most)
-      break;
-  }
-  fmt::print("{}: at most {:.1f} answers/s with p99 within 4 x {:.2f} ms\n", options.url, best, 1e3 * alone);
-  return best;
+  std::vector<bool> keeps_up(urls.size(), true);
+  const auto more = [](unsigned clients) { return clients + std::max(std::bit_floor(clients) / 4, 1U); };
+  for (unsigned clients = 2; clients <= 256 && std::ranges::find(keeps_up, true) != keeps_up.end();
+       clients = more(clients))  // 2, 3, ... 8, 10, 12, 14, 16, 20 ...
+    for (std::size_t i = 0; i < urls.size(); ++i) {
+      if (!keeps_up[i]) continue;
+      options.clients = static_cast<int>(clients), options.url = urls[i];
+      const LoadResult result = tell(options);
+      // Refusals are fast, and are no answers.
+      const bool answers = 100 * (result.refused + result.failed) <= result.answered;
+      if (answers && result.percentile(0.99) <= most) best[i] = std::max(best[i], result.throughput());
+      keeps_up[i] = answers && result.percentile(0.5) <= most;
+    }
+  for (std::size_t i = 0; i < urls.size(); ++i)
+    fmt::print("{}: at most {:.1f} answers/s with p99 within 4 x {:.2f} ms\n", urls[i], best[i], 1e3 * alone);
 }
 
 }  // namespace
@@ -136,10 +141,14 @@ int load_service(const LoadArguments& arguments) {
           "load: {} takes images; name some: --images *.png", arguments.task);
   options.bodies = bodies_of(arguments);
   std::vector<double> best(arguments.urls.size());
-  const double alone = arguments.saturates ? lone_latency(options, arguments.urls, best) : 0;
-  for (std::size_t i = 0; i < best.size(); ++i) {
-    options.url = arguments.urls[i];
-    best[i] = arguments.saturates ? saturate(options, alone, best[i]) : tell(options).throughput();
+  if (arguments.saturates) {
+    const double alone = lone_latency(options, arguments.urls, best);
+    saturate(options, arguments.urls, alone, best);
+  } else {
+    for (std::size_t i = 0; i < best.size(); ++i) {
+      options.url = arguments.urls[i];
+      best[i] = tell(options).throughput();
+    }
   }
   if (best.size() > 1)
     fmt::print("the last answers {:.2f} x as many per second as the first\n", best.back() / best.front());
