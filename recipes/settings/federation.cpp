@@ -226,10 +226,16 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
       "run.directory and site.directory are both \"{}\"; training needs a folder of its own",
       settings.site.directory);
   check.finish();
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (settings.site.kit.empty()) settings.site.kit = folder.empty() ? "." : folder.string();
+  // These are the same wherever the site is started: in another folder it would begin another ledger.
+  for (const auto& [key, place] : {std::pair("site.directory", &settings.site.directory),
+                                   std::pair("run.directory", &settings.run.directory),
+                                   std::pair("privacy.ledger", &settings.privacy.ledger)})
+    if (!place->empty() && !settings::is_override(settings.origin, key))
+      *place = (folder / *place).lexically_normal().string();
   if (!settings.origin.contains("run.directory"))
     settings.run.directory = settings.site.directory + "/training";
-  if (settings.site.kit.empty()) settings.site.kit = std::filesystem::path(path).parent_path().string();
-  if (settings.site.kit.empty()) settings.site.kit = ".";
   return settings;
 }
 

@@ -149,7 +149,10 @@ void fields(FederationPrivacyTable& privacy, FieldList& field) {
 void fields(SiteTable& site, FieldList& field) {
   field("kit", site.kit, "Folder of the start-up kit; empty for the one this file is in", any_text());
   field("address", site.address, "host:port of the coordinator", not_empty());
-  field("directory", site.directory, "Folder for the global model and this site's updates", not_empty());
+  field("directory", site.directory,
+        "Folder for the global model and this site's updates. Like run.directory and privacy.ledger, it is "
+        "relative to this file's folder, or to the working directory in a --set",
+        not_empty());
   field("patience_seconds", site.patience_seconds,
         "Seconds to try to reach the coordinator before giving up; 0: forever", at_least(0));
   field("secure_only", site.secure_only,
