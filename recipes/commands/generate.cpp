@@ -27,9 +27,11 @@ std::vector<std::int32_t> classes_of(const std::vector<std::string>& texts,
   return classes;
 }
 
-void judge(const std::string& path, const std::vector<Image>& images, const std::vector<std::string>& texts,
-           const Recipe& recipe, const ProcessGrid& grid) {
-  LoadedModel loaded(path, grid, {});
+// Of `overrides`, those that name plug-ins are the judge's, too.
+void judge(const std::string& path, std::vector<std::string> overrides, const std::vector<Image>& images,
+           const std::vector<std::string>& texts, const Recipe& recipe, const ProcessGrid& grid) {
+  std::erase_if(overrides, [](const std::string& one) { return !one.starts_with("run.plugins"); });
+  LoadedModel loaded(path, grid, overrides);
   const std::vector<std::string>& names = loaded.class_names();
   const std::vector<std::int32_t> labels = classes_of(texts, names, path);
   Predictor predictor(loaded, grid);
@@ -87,7 +89,8 @@ int generate(const GenerateArguments& arguments, const ProcessEnvironment& surro
   write_file_atomically(arguments.out, encode_png(grid_of_all));
   fmt::print("{}: {} images in {:.1f} s, {:.3f} s each\n", arguments.out, images.size(), seconds,
              seconds / static_cast<double>(images.size()));
-  if (!arguments.judge.empty()) judge(arguments.judge, images, texts, loaded.recipe(), grid);
+  if (!arguments.judge.empty())
+    judge(arguments.judge, arguments.overrides, images, texts, loaded.recipe(), grid);
   return 0;
 }
 

@@ -1,14 +1,18 @@
 #include "recipes/models/loaded_model.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/print_line.h"
+#include "core/text_line.h"
 #include "parallel/checkpoint/checkpoint_reader.h"
 #include "recipes/models/integer_state.h"
 #include "recipes/models/model_sizes.h"
 #include "recipes/models/use_precision.h"
 #include "recipes/settings/plugins.h"
+#include "recipes/settings/settings_reader.h"
 
 namespace conclave {
 namespace {
@@ -54,6 +58,19 @@ std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
   return Tokenizer::from_bytes(reader.state().tokenizer);
 }
 
+namespace {
+
+// A plug-in is a program, and a checkpoint may be a stranger's.
+void expect_asked_for_plugins(const Recipe& recipe, const std::string& checkpoint) {
+  if (recipe.run.plugins.empty() || settings::is_override(recipe.origin, "run.plugins")) return;
+  throw RecipeError(fmt::format(
+      "{}: its model needs the plug-ins {}, which are programs; if you trust them, say where they are: --set "
+      "run.plugins=PATH, or run.plugins=[PATH, ...]",
+      checkpoint, one_line(fmt::format("{}", fmt::join(recipe.run.plugins, ", ")), 400)));
+}
+
+}  // namespace
+
 std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint,
                                          bool privately) {
   if (!recipe.has_texts()) return std::nullopt;
@@ -71,6 +88,7 @@ LoadedModel::LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
       tokenizer_(tokenizer_of(CheckpointReader(checkpoint_))) {
   const CheckpointReader reader(checkpoint_, grid.world());
   recipe_ = parse_recipe(reader.state().recipe, checkpoint_ + ":/state/recipe", overrides);
+  expect_asked_for_plugins(recipe_, checkpoint_);
   load_plugins(recipe_, checkpoint_, &grid.world());
   use_precision(recipe_.run);
   const auto metadata = nlohmann::json::parse(reader.state().metadata);

@@ -39,9 +39,9 @@ std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string
 class LoadedModel {
  public:
   /// Collective. `checkpoint` is a file or a folder. Throws Error if there is none, if it is damaged, or if
-  /// its model has another shape. Loads the recipe's plug-ins and sets this process's precision. `overrides`
-  /// ("moe.route_cache_mib=64") change the recipe. `calibrates`: the model need not have been quantized, and
-  /// its quantizers observe their inputs.
+  /// its model has another shape, and RecipeError if it needs plug-ins and `overrides` do not name them
+  /// ("run.plugins=libmine.so"); they are then loaded. Sets this process's precision. `overrides` change the
+  /// recipe. `calibrates`: the model need not have been quantized, and its quantizers observe their inputs.
   LoadedModel(const std::string& checkpoint, const ProcessGrid& grid,
               const std::vector<std::string>& overrides, bool calibrates = false);
 

@@ -10,15 +10,16 @@
 #include "parallel/moe/balancer.h"
 #include "parallel/moe/mixed_experts.h"
 #include "parallel/moe/router.h"
+#include "recipes/settings/settings_reader.h"
 
 namespace conclave {
 namespace {
 
-// `key` names the plug-in.
-std::string find_plugin(const std::filesystem::path& path, const std::filesystem::path& folder,
+// `key` names the plug-in. `places`: where it may be.
+std::string find_plugin(const std::filesystem::path& path, const std::vector<std::filesystem::path>& places,
                         const std::string& key) {
   std::vector<std::string> tried;
-  for (const auto& place : {folder / path, path, folder / path.filename(), path.filename()}) {
+  for (const auto& place : places) {
     std::error_code error;
     const auto absolute = std::filesystem::absolute(place, error).lexically_normal();
     if (std::filesystem::exists(absolute, error)) return absolute.string();
@@ -38,10 +39,14 @@ std::string place_of(const std::string& key, const Places& origin, const std::st
 // Loads the `plugins` that the key names, and makes their paths absolute.
 void load_named(std::vector<std::string>& plugins, const std::string& key, const Places& origin,
                 const std::string& file) {
+  const bool overrides = settings::is_override(origin, key);
+  const auto folder = std::filesystem::path(file).parent_path();
   for (std::string& plugin : plugins) {
     const std::string given = plugin;
+    const std::filesystem::path path = given, name = path.filename();
     try {
-      plugin = find_plugin(given, std::filesystem::path(file).parent_path(), key);
+      plugin = overrides ? find_plugin(path, {path}, key)
+                         : find_plugin(path, {folder / path, path, folder / name, name}, key);
       load_plugin(plugin);
     } catch (const std::exception& error) {
       fail("{}: \"{}\": {}", place_of(key, origin, file), given, error.what());

@@ -11,10 +11,10 @@ namespace conclave {
 
 /// Loads the plug-ins of run.plugins, and then checks that the kinds in moe.expert, moe.router and
 /// moe.balancer exist, and what the balancer cannot be combined with. A relative path is looked up beside
-/// `file` (the recipe, or the checkpoint that contains it) and in the working directory. A file that is not
-/// at its path is looked up in both by its name alone. The recipe's paths become absolute. Throws RecipeError
-/// with the key's place. Collective over `ranks`, if given: if one rank fails, all throw, with the message of
-/// the first that failed.
+/// `file` (the recipe) and in the working directory. A file that is not at its path is looked up in both by
+/// its name alone. A path that --set gives is taken as it is. The recipe's paths become absolute. Throws
+/// RecipeError with the key's place. Collective over `ranks`, if given: if one rank fails, all throw, with
+/// the message of the first that failed.
 void load_plugins(Recipe& recipe, const std::string& file, Communicator* ranks = nullptr);
 /// The same for federation.plugins and simulation.plugins; then check_strategy().
 void load_plugins(FederationSettings& settings, const std::string& file);

@@ -207,8 +207,10 @@ std::optional<toml::table> parse_value(std::string_view given, const Member& wan
   }
 }
 
+constexpr std::string_view kOverride = "--set ";  // begins the origin of a key that an override gave
+
 void apply_override(const Tables& tables, Origin& origin, const std::string& text) {
-  const std::string where = fmt::format("--set {}", readable(trimmed(text)));
+  const std::string where = fmt::format("{}{}", kOverride, readable(trimmed(text)));
   const auto equals = text.find('=');
   const std::string_view key = trimmed(std::string_view(text).substr(0, std::min(equals, text.size())));
   if (equals == std::string::npos || key.empty())
@@ -235,6 +237,11 @@ void apply_override(const Tables& tables, Origin& origin, const std::string& tex
 }
 
 }  // namespace
+
+bool is_override(const Origin& origin, std::string_view key) {
+  const auto found = origin.find(key);
+  return found != origin.end() && found->second.starts_with(kOverride);
+}
 
 std::vector<std::string_view> table_names(const Tables& tables) {
   std::vector<std::string_view> names;

@@ -24,6 +24,9 @@ Settings parse(const std::string& text, const std::string& name, const std::vect
   return settings;
 }
 
+/// Whether an override, in place of the file, gave the key.
+bool is_override(const Origin& origin, std::string_view key);
+
 std::vector<std::string_view> table_names(const Tables& tables);
 
 }  // namespace conclave::settings

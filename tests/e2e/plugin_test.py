@@ -76,25 +76,29 @@ def resumes_and_serves():
     for name, rows in [("feed_forward/up/weight", 2), ("gated/gate/weight", 1), ("lstm_medical/recurrent/weight", 1)]:
         assert re.search(rf"model/layers/0/moe/experts/{name} +f32 \[{rows}, ", tensors), tensors
 
-    # The checkpoint stores the place of the plug-in, for use from any working directory.
+    # A checkpoint's plug-ins are programs, and loaded only where an option names them.
+    place = Path("plugins/libmedical.so").absolute()
+    trusted = ["--set", f'run.plugins=["{place}"]']
     results = []
     for ranks in (1, 2):
         ranked = ["mpirun", "--oversubscribe", "-n", ranks] if ranks > 1 else []
-        evaluated = run([*ranked, runs.PROGRAM, "eval", "whole"], says=['"accuracy"'])
+        evaluated = run([*ranked, runs.PROGRAM, "eval", "whole", *trusted], says=['"accuracy"'])
         results.append(re.search(r'"accuracy":[0-9.]+', evaluated).group())
     assert results[0] == results[1], results
-    run([runs.PROGRAM, "predict", Path("whole").absolute(), "ba de"], cwd="/", says=['"class"'])
-    run([runs.PROGRAM, "inspect", "whole", "--experts", "--out", "pictures"], says=["expert"])
+    run([runs.PROGRAM, "predict", Path("whole").absolute(), "ba de", *trusted], cwd="/", says=['"class"'])
+    run([runs.PROGRAM, "inspect", "whole", "--experts", "--out", "pictures", *trusted], says=["expert"])
+    untrusted = ["whole/step-", f"the plug-ins {place}, which are programs", "--set run.plugins=PATH"]
+    for command in (["eval", "whole"], ["predict", "whole", "ba de"], ["inspect", "whole", "--cost"], ["serve", "whole"]):
+        run([runs.PROGRAM, *command], status=2, says=untrusted)
 
-    # A moved plug-in is found beside the checkpoint, or where an option says.
-    os.rename("plugins/libmedical.so", "moved.so")
-    lost = ["run.plugins", "libmedical.so", "no such file", "--set run.plugins="]
-    run([runs.PROGRAM, "predict", "whole", "ba de"], status=2, says=lost)
-    run([runs.PROGRAM, "predict", "whole", "ba de", "--set", "run.plugins=moved.so"], says=['"class"'])
-    run([runs.PROGRAM, "eval", "whole", "--set", 'run.plugins=["moved.so"]'], says=['"accuracy"'])
+    # They may lie elsewhere; a checkpoint's folder is not searched for them.
+    os.rename(place, "moved.so")
     shutil.copy("moved.so", "whole/libmedical.so")
-    run([runs.PROGRAM, "predict", "whole", "ba de"], says=['"class"'])
-    os.rename("moved.so", "plugins/libmedical.so")
+    lost = ["run.plugins", "libmedical.so", "no such file", "--set run.plugins="]
+    run([runs.PROGRAM, "predict", "whole", "ba de", "--set", "run.plugins=libmedical.so"], status=2, says=lost)
+    run([runs.PROGRAM, "predict", "whole", "ba de", "--set", "run.plugins=moved.so"], says=['"class"'])
+    run([runs.PROGRAM, "eval", "whole", "--set", 'run.plugins=["whole/libmedical.so"]'], says=['"accuracy"'])
+    os.rename("moved.so", place)
 
 
 def simulates():

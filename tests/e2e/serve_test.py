@@ -288,7 +288,7 @@ def engine_fails():
     """The engine fails on the first of two ranks while the other waits for it: both end, with the reason."""
     plugin = os.environ["CONCLAVE_BUILD"] + "/tests/libfaulty.so"
     train(2, "faulty", f"run.plugins={plugin}", 'moe.expert="1 faulty, 3 feed_forward"', "train.steps=2")
-    with serving("faulty", ranks=2) as service:
+    with serving("faulty", "--set", f"run.plugins={plugin}", ranks=2) as service:
         service.post("classify", {"text": TEXTS[0]})
         Path("fault").touch()
         connection = service.socket()
