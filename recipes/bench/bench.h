@@ -79,8 +79,10 @@ void moe(const ProcessGrid& grid, std::int64_t repetitions);
 void private_step(const ProcessGrid& grid, std::int64_t repetitions);
 /// Routing's share of a forward pass, in percent, without and with a cache.
 void routing_cache(const ProcessGrid& grid, std::int64_t repetitions);
-/// One text at a time, by a checkpoint's classifier of texts: ms, median and 99th percentile.
-void latency(const ProcessGrid& grid, const std::string& checkpoint, std::int64_t repetitions);
+/// One text at a time, by a checkpoint's classifier of texts: ms, median and 99th percentile. `overrides`
+/// change its recipe.
+void latency(const ProcessGrid& grid, const std::string& checkpoint,
+             const std::vector<std::string>& overrides, std::int64_t repetitions);
 /// Padding in percent (target 3 %), and tokens/s against batches in any order (target 1.5 times). Needs
 /// WordNet.
 void batching(const ProcessGrid& grid, const std::string& cache_directory, std::int64_t repetitions);

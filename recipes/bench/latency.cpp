@@ -16,12 +16,18 @@ namespace {
 constexpr Index kRequestTokens = 128;
 constexpr std::int64_t kTexts = 100, kDrawings = 5;  // per repetition
 
+std::vector<std::string> with_integers(std::vector<std::string> overrides, bool integers) {
+  overrides.push_back(fmt::format("quantization.enabled={}", integers));
+  overrides.push_back("quantization.start_step=0");
+  return overrides;
+}
+
 // A model of one process, with a request for each task that is measured and that the model has.
 class LatencyServer {
  public:
-  LatencyServer(const std::string& checkpoint, const ProcessGrid& grid, bool integers)
-      : loaded_(checkpoint, grid,
-                {fmt::format("quantization.enabled={}", integers), "quantization.start_step=0"}) {
+  LatencyServer(const std::string& checkpoint, std::vector<std::string> overrides, const ProcessGrid& grid,
+                bool integers)
+      : loaded_(checkpoint, grid, with_integers(std::move(overrides), integers)) {
     const TasksRecipe& tasks = loaded_.recipe().tasks;
     if (tasks.classify > 0 && loaded_.recipe().data.has_texts()) {
       predictor_.emplace(loaded_, grid);
@@ -91,9 +97,10 @@ void measure(const Servers& servers, void (LatencyServer::*answer)(), std::int64
 
 }  // namespace
 
-void latency(const ProcessGrid& grid, const std::string& checkpoint, std::int64_t repetitions) {
-  const Servers servers{std::make_unique<LatencyServer>(checkpoint, grid, false),
-                        std::make_unique<LatencyServer>(checkpoint, grid, true)};
+void latency(const ProcessGrid& grid, const std::string& checkpoint,
+             const std::vector<std::string>& overrides, std::int64_t repetitions) {
+  const Servers servers{std::make_unique<LatencyServer>(checkpoint, overrides, grid, false),
+                        std::make_unique<LatencyServer>(checkpoint, overrides, grid, true)};
   const LatencyServer& first = *servers[0];
   if (first.classifies())
     measure(servers, &LatencyServer::classify, kTexts, repetitions,

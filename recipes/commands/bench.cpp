@@ -18,7 +18,8 @@ struct Setting {
   const ProcessGrid& grid;
   const std::string& cache_directory;
   std::int64_t repetitions;
-  const std::string& checkpoint;  // "": none was given
+  const std::string& checkpoint;              // "": none was given
+  const std::vector<std::string>& overrides;  // of its recipe
 };
 
 struct Measurement {
@@ -42,7 +43,8 @@ constexpr Measurement kMeasurements[] = {
      [](const Setting& s) { bench::routing_balance(s.grid, s.repetitions); }},
     {"batching", [](const Setting& s) { bench::batching(s.grid, s.cache_directory, s.repetitions); },
      nullptr},
-    {"latency", [](const Setting& s) { bench::latency(s.grid, s.checkpoint, s.repetitions); }, nullptr, true},
+    {"latency", [](const Setting& s) { bench::latency(s.grid, s.checkpoint, s.overrides, s.repetitions); },
+     nullptr, true},
     {"secure_aggregation", [](const Setting& s) { bench::secure_aggregation_sum(s.repetitions); }, nullptr},
     {"upload", [](const Setting& s) { bench::upload(s.repetitions); }, nullptr},
     {"dispatch", nullptr, [](const Setting& s) { bench::dispatch(s.grid, s.repetitions); }},
@@ -63,7 +65,8 @@ int bench(const BenchArguments& arguments, const ProcessEnvironment& surrounding
   set_threads(0, surroundings, *world);
   const ProcessGrid grid(std::move(world), 0);
   const bool alone = grid.world().size() == 1, first = grid.world().rank() == 0;
-  const Setting setting{grid, surroundings.cache_directory, arguments.repetitions, arguments.checkpoint};
+  const Setting setting{grid, surroundings.cache_directory, arguments.repetitions, arguments.checkpoint,
+                        arguments.overrides};
 
   for (const std::string& name : arguments.names)
     require(std::ranges::find(kMeasurements, name, &Measurement::name) != std::end(kMeasurements),

@@ -243,7 +243,7 @@ void add_predict(CLI::App& app, Chosen& chosen) {
       ->allow_extra_args(false);
   command->add_option("--top", arguments.top, "Number of classes to list for each example")
       ->check(kAboveZero);
-  add_set(command, arguments.overrides, "Other plug-ins: run.plugins=libmine.so");
+  add_set(command, arguments.overrides, "Change a key of its recipe: run.plugins=libmine.so");
   add_device(command, arguments.device);
 }
 
@@ -536,6 +536,7 @@ void add_bench(CLI::App& app, Chosen& chosen) {
   command->add_option(
       "--checkpoint", arguments.checkpoint,
       "Model whose latency is measured, of texts or of drawings: file, or folder with checkpoints");
+  add_set(command, arguments.overrides, "Change a key of its recipe: run.plugins=libmine.so");
   command
       ->add_option("--repetitions", arguments.repetitions,
                    "Number of timings for each figure, of which the median is printed")

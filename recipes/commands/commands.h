@@ -173,7 +173,8 @@ int export_graph(const ExportArguments& arguments, const ProcessEnvironment& sur
 struct BenchArguments {
   std::vector<std::string> names;  ///< none: all
   std::int64_t repetitions = 5;
-  std::string checkpoint = {};  ///< the model to measure, for benchmarks that need one
+  std::string checkpoint = {};              ///< the model to measure, for benchmarks that need one
+  std::vector<std::string> overrides = {};  ///< of its recipe
 };
 /// The names of the benchmarks, as a sentence lists them.
 std::string bench_names();

@@ -5,6 +5,7 @@
 
 #include "core/clock.h"
 #include "core/file.h"
+#include "core/text.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus/corpus.h"
 #include "recipes/evaluation/generated_check.h"
@@ -30,7 +31,7 @@ std::vector<std::int32_t> classes_of(const std::vector<std::string>& texts,
 // Of `overrides`, those that name plug-ins are the judge's, too.
 void judge(const std::string& path, std::vector<std::string> overrides, const std::vector<Image>& images,
            const std::vector<std::string>& texts, const Recipe& recipe, const ProcessGrid& grid) {
-  std::erase_if(overrides, [](const std::string& one) { return !one.starts_with("run.plugins"); });
+  std::erase_if(overrides, [](const std::string& one) { return !trimmed(one).starts_with("run.plugins"); });
   LoadedModel loaded(path, grid, overrides);
   const std::vector<std::string>& names = loaded.class_names();
   const std::vector<std::int32_t> labels = classes_of(texts, names, path);

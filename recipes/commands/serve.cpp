@@ -162,7 +162,7 @@ int serve(const ServeArguments& arguments, const ProcessEnvironment& surrounding
   });
   // Connections' threads, which run anywhere, would else push two of the engine's threads onto one core for
   // some milliseconds, in which each of a batch's hundreds of loops waits for one thread to spin in vain.
-  bind_threads();
+  if (grid.device() == Device::cpu) bind_threads();
   try {
     answer_all(queue, engine, metrics, grid.world().size() == 1);
   } catch (const std::exception& error) {  // else clients, and the other ranks, would wait in vain

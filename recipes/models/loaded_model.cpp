@@ -65,7 +65,7 @@ void expect_asked_for_plugins(const Recipe& recipe, const std::string& checkpoin
   if (recipe.run.plugins.empty() || settings::is_override(recipe.origin, "run.plugins")) return;
   throw RecipeError(fmt::format(
       "{}: its model needs the plug-ins {}, which are programs; if you trust them, say where they are: --set "
-      "run.plugins=PATH, or run.plugins=[PATH, ...]",
+      "'run.plugins=[\"PATH\", ...]'",
       checkpoint, one_line(fmt::format("{}", fmt::join(recipe.run.plugins, ", ")), 400)));
 }
 

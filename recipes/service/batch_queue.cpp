@@ -13,6 +13,9 @@ constexpr double kFollowingShare = 0.25;
 // kFollowingShare, as long as the engine keeps up with them.
 constexpr double kFollowed = 0.5;
 
+// Whether other queries can go with it, and all others for which this holds.
+bool joins(const Job& job) { return !takes_steps(job.query.task) && !job.query.experts; }
+
 }  // namespace
 
 bool go_together(const Query& a, const Query& b) {
@@ -54,8 +57,7 @@ bool BatchQueue::push(Job& job) {
     const bool idle = waiting_.empty() && !at_once_.unfinished && !in_steps_.unfinished;
     if (limits_.latency > 0 && !idle && seconds_until(job) > limits_.latency) return false;
     waiting_.push_back(&job);
-    Followers& followers = (takes_steps(job.query.task) ? in_steps_ : at_once_).followers;
-    if (Clock::now() < followers.until) ++followers.came;
+    if (joins(job) && Clock::now() < followers_.until) ++followers_.came;
     if (!is_gathered()) return true;
   }
   changed_.notify_one();
@@ -66,16 +68,11 @@ EngineBatch* BatchQueue::next() {
   std::unique_lock lock(mutex_);
   settle_step();
   end_forsaken_batch();
-  for (Work* work : {&at_once_, &in_steps_})
-    if (work->followers.until == Clock::time_point::max())
-      work->followers.until = Clock::now() + seconds(work->followers.time);
-  const auto wait_for_one = [&] {
-    for (drop_forsaken(); !in_steps_.unfinished && waiting_.empty() && !closed_; drop_forsaken())
-      changed_.wait(lock);
-  };
-  wait_for_one();
+  if (followers_.until == Clock::time_point::max())
+    followers_.until = Clock::now() + seconds(followers_.time);
+  await_query(lock);
   gather(lock);
-  wait_for_one();
+  await_query(lock);
   auto first = waiting_.begin();
   if (in_steps_.unfinished)
     first = owes_step_ || owes_ > 0 ? waiting_.end() : std::ranges::find_if(waiting_, [](const Job* job) {
@@ -88,21 +85,28 @@ EngineBatch* BatchQueue::next() {
   return &at_work_->batch;
 }
 
-// Waits until as many queries are there as before the latest batch was answered, or their time is over.
+void BatchQueue::await_query(std::unique_lock<std::mutex>& lock) {
+  for (drop_forsaken(); !in_steps_.unfinished && waiting_.empty() && !closed_; drop_forsaken())
+    changed_.wait(lock);
+}
+
+// Waits until as many queries are there as when the latest batch was answered, or their time is over.
 void BatchQueue::gather(std::unique_lock<std::mutex>& lock) {
-  if (in_steps_.unfinished || waiting_.empty()) return;
-  const Followers& followers = (takes_steps(waiting_.front()->query.task) ? in_steps_ : at_once_).followers;
-  if (followers.came < kFollowed * followers.answers) return;
-  awaited_ = std::min(followers.crowd, limits_.jobs);
-  changed_.wait_until(lock, followers.until, [&] { return closed_ || is_gathered(); });
+  if (in_steps_.unfinished || followers_.came < kFollowed * followers_.answers) return;
+  awaited_ = std::min({followers_.crowd, limits_.jobs, limits_.waiting});
+  changed_.wait_until(lock, followers_.until, [&] { return closed_ || is_gathered(); });
   awaited_ = 1;
 }
 
+// Whether the next batch should begin: as many queries are there as are awaited, or some that cannot go with
+// the others.
 bool BatchQueue::is_gathered() const {
-  if (std::ssize(waiting_) >= awaited_) return true;
-  std::int64_t rows = 0;
-  for (const Job* job : waiting_) rows += job->rows;
-  return rows >= limits_.rows;
+  std::int64_t jobs = 0, rows = 0;
+  for (const Job* job : waiting_) {
+    rows += job->rows;
+    if (++jobs >= awaited_ || rows >= limits_.rows || !joins(*job)) return true;
+  }
+  return false;
 }
 
 void BatchQueue::drop_forsaken() {
@@ -139,15 +143,20 @@ void BatchQueue::settle_step() {
   if (seconds <= 0) return;
   learn(seconds_per_step_, work.task, seconds);
   if (work.unfinished) return;
-  Followers& followers = work.followers;
-  const auto answers = std::ssize(work.batch.jobs);
-  followers.crowd = answers + std::ssize(waiting_);
-  followers.answers = 0.9 * followers.answers + static_cast<double>(answers);
-  followers.came *= 0.9;
-  followers.time = kFollowingShare * (work.seconds + work.between);
-  followers.until = Clock::time_point::max();  // until next(), before which the answers are sent
+  note_answers(work);
   learn(seconds_per_row_, work.task,
         (work.seconds + work.between) / static_cast<double>(std::max<std::int64_t>(work.cost, 1)));
+}
+
+void BatchQueue::note_answers(const Work& work) {
+  const auto answers = std::ranges::count_if(work.batch.jobs, [](const Job* job) { return joins(*job); });
+  if (answers == 0) return;
+  const auto waiting = std::ranges::count_if(waiting_, [](const Job* job) { return joins(*job); });
+  followers_.crowd = answers + (work.full ? 0 : waiting);  // a full batch is as large as the next can be
+  followers_.answers = 0.9 * followers_.answers + static_cast<double>(answers);
+  followers_.came *= 0.9;
+  followers_.time = kFollowingShare * work.seconds;
+  followers_.until = Clock::time_point::max();  // until next(), before which the answers are sent
 }
 
 void BatchQueue::learn(Pace& pace, TaskKind task, double seconds) {
@@ -172,6 +181,7 @@ BatchQueue::Work& BatchQueue::begin(const Job& first) {
     work.cost += job->cost;
     return true;
   });
+  work.full = joins(first) && std::ranges::any_of(waiting_, [](const Job* job) { return joins(*job); });
   return work;
 }
 
@@ -213,6 +223,7 @@ double BatchQueue::seconds_between(const Job& job, double seconds) const {
 double BatchQueue::seconds_until(const Job& job) const {
   const bool in_steps = takes_steps(job.query.task);
   double before = seconds_left(at_once_);
+  if (awaited_ > 1) before += std::max(0.0, -seconds_since(followers_.until));
   for (const Job* other : waiting_)
     if (in_steps || !takes_steps(other->query.task)) before += seconds_of(other->query.task, other->cost);
   return seconds_of(job.query.task, job.cost) + before +

@@ -3,12 +3,12 @@
 // queries, oldest first, as are compatible with it and fit. A batch is packed, so lengths may differ.
 // Clients that ask again as soon as they are answered would form two groups that take turns, each of which
 // waits for the other's batch. Where most answers are followed by a query within a quarter of their batch's
-// time, the next batch therefore waits that long, until as many queries are there as before.
-// Forsaken queries fail with a Refusal (499) before they are computed, and a multi-step batch ends early when
-// all its queries are forsaken.
-// While a batch that takes many steps is under way, batches of single-step queries run between its steps.
-// The two kinds share the engine's time: after each single-step batch, the multi-step batch runs for as long
-// as that batch took, and for one step at least.
+// time, the next batch waits until as many queries are there as before, or that time is over. Only
+// single-step queries wait for others, and only for those that can go with them. Forsaken queries fail with a
+// Refusal (499) before they are computed, and a multi-step batch ends early when all its queries are
+// forsaken. While a batch that takes many steps is under way, batches of single-step queries run between its
+// steps. The two kinds share the engine's time: after each single-step batch, the multi-step batch runs for
+// as long as that batch took, and for one step at least.
 #pragma once
 
 #include <array>
@@ -51,7 +51,8 @@ class BatchQueue {
   std::size_t waiting() const;
 
  private:
-  // Queries that come soon after the answers of a batch. "Soon" ends at `until`.
+  // Single-step queries, other than those that go alone, that come soon after the answers of such a batch.
+  // "Soon" ends at `until`.
   struct Followers {
     Clock::time_point until{};
     double time = 0;               // from the answers to `until`, in seconds
@@ -62,17 +63,19 @@ class BatchQueue {
   struct Work {
     EngineBatch batch;
     bool unfinished = false;
+    bool full = false;  // when it began, others waited that could go with it
     TaskKind task = TaskKind::classify;
     std::int64_t rows = 0, cost = 0;
     double seconds = 0, between = 0;  // time of finished steps; time of batches that ran between them
-    Followers followers;
   };
   using Pace = std::array<double, kTaskNames.size()>;  // moving average of seconds, by task
 
   static void learn(Pace& pace, TaskKind task, double seconds);
   void settle_step();
+  void await_query(std::unique_lock<std::mutex>& lock);
   void gather(std::unique_lock<std::mutex>& lock);
   bool is_gathered() const;
+  void note_answers(const Work& work);
   void drop_forsaken();
   void end_forsaken_batch();
   Work& begin(const Job& first);
@@ -86,13 +89,14 @@ class BatchQueue {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Job*> waiting_;  // oldest first
-  std::int64_t awaited_ = 1;   // as many waiting jobs wake the engine
+  std::int64_t awaited_ = 1;   // as many waiting jobs wake the engine; above 1 in gather()
   bool closed_ = false;
   Work at_once_, in_steps_;    // the latest single-step batch and the latest multi-step batch
   Work* at_work_ = nullptr;    // the one of the two whose step is running
   Clock::time_point began_{};  // start of that step
   bool owes_step_ = false;     // in_steps_ gets a step before the next single-step batch
   double owes_ = 0;            // seconds that in_steps_ gets before the next single-step batch
+  Followers followers_;
   Pace seconds_per_row_{}, seconds_per_step_{};
 };
 

@@ -21,6 +21,10 @@
 namespace conclave {
 namespace {
 
+std::string whole_path(const std::filesystem::path& path) {
+  return std::filesystem::absolute(path).lexically_normal().string();
+}
+
 bool has_port(std::string_view address) {
   const auto colon = address.rfind(':');
   return colon != std::string_view::npos && colon + 1 < address.size() &&
@@ -220,22 +224,20 @@ SiteSettings read_site(const std::string& path, const std::vector<std::string>& 
       {"privacy.unit"}, "a site with a [privacy] of its own must say delta, and epsilon or noise_multiplier");
   check.require(has_port(settings.site.address), {"site.address"}, "{} has no port; expected host:port",
                 check.shown("site.address", settings.site.address));
-  check.require(
-      settings.run.directory != settings.site.directory || !settings.origin.contains("run.directory"),
-      {"run.directory", "site.directory"},
-      "run.directory and site.directory are both \"{}\"; training needs a folder of its own",
-      settings.site.directory);
-  check.finish();
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
   if (settings.site.kit.empty()) settings.site.kit = folder.empty() ? "." : folder.string();
   // These are the same wherever the site is started: in another folder it would begin another ledger.
   for (const auto& [key, place] : {std::pair("site.directory", &settings.site.directory),
                                    std::pair("run.directory", &settings.run.directory),
                                    std::pair("privacy.ledger", &settings.privacy.ledger)})
-    if (!place->empty() && !settings::is_override(settings.origin, key))
-      *place = (folder / *place).lexically_normal().string();
+    if (!place->empty() && !settings::is_override(settings.origin, key)) *place = whole_path(folder / *place);
   if (!settings.origin.contains("run.directory"))
     settings.run.directory = settings.site.directory + "/training";
+  check.require(whole_path(settings.run.directory) != whole_path(settings.site.directory),
+                {"run.directory", "site.directory"},
+                "run.directory and site.directory are both {}; training needs a folder of its own",
+                settings.site.directory);
+  check.finish();
   return settings;
 }
 

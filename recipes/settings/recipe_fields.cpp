@@ -26,7 +26,9 @@ void fields(RunRecipe& run, FieldList& field) {
         between(0, 1e9));
   field("plugins", run.plugins,
         "Shared libraries with your own kinds of experts, routers or balancers; relative paths are looked up "
-        "beside the recipe, then in the working directory. To use the model afterwards, name them in --set",
+        "beside the recipe, then in the working directory, and those of a --set in the working directory "
+        "alone. "
+        "Who uses the model names them in --set run.plugins",
         not_empty());
 }
 

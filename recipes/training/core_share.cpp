@@ -2,6 +2,7 @@
 
 #include <omp.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -54,7 +55,11 @@ bool bind_threads() {
   std::vector<std::size_t> mine;
   for (std::size_t core = 0; core < cores.size(); ++core)
     if (cores[core] == '1') mine.push_back(core);
-  if (std::ssize(mine) != omp_get_max_threads()) return false;
+  const auto cores_here = static_cast<int>(mine.size());
+  if (omp_get_max_threads() != cores_here || omp_get_thread_limit() < cores_here || omp_get_dynamic())
+    return false;
+  // Threads without others of their team, the first ones, of several processes are on different cores.
+  std::ranges::rotate(mine, mine.begin() + ::getpid() % cores_here);
   std::atomic<bool> all = true;
 #pragma omp parallel
   {

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 from runs import PROGRAM, prepare, run, train
 from serving import DOCUMENT, serving
@@ -223,6 +224,16 @@ def bench():
     told = run([f"{os.environ['CONCLAVE_SOURCE']}/scripts/bench_serve", "one", "--words=5", "--seconds=0.2"])
     for name in ("conclave_batch_queries_sum", "conclave_batch_rows_count", "conclave_engine_seconds_total"):
         assert told.count(f"\n{name}") == 2, told
+    # The result is the most answers per second among the measurements that kept the limit.
+    most = {}
+    [limit] = {float(alone) for alone in re.findall(r" with p99 within 4 x ([0-9.]+) ms", told)}
+    for url, clients, rate, p99 in re.findall(r"(http://\S+): (\d+) clients: ([0-9.]+) answers/s; .* p99 ([0-9.]+) ms", told):
+        if clients == "1" or float(p99) <= 4 * limit:
+            most[url] = max(most.get(url, 0), float(rate))
+    found = {url: float(rate) for url, rate in re.findall(r"(http://\S+): at most ([0-9.]+) answers/s", told)}
+    assert len(most) == 2 and all(abs(found[url] / most[url] - 1) < 0.05 for url in most), (most, found)
+    first, last = found.values()
+    assert abs(float(re.search(r"the last answers ([0-9.]+) x", told)[1]) - last / first) < 0.02, told
 
 
 def drain(service):
@@ -472,6 +483,19 @@ def few_threads():
         assert int(re.search(r"Threads:\s+(\d+)", status)[1]) < 100, status
 
 
+def bound():
+    """Each of the engine's threads has a core of its own, and those of connections may run on any."""
+    cores = os.sched_getaffinity(0)
+    settings = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "OMP_DYNAMIC"}
+    if len(cores) == 1 or settings & set(os.environ):
+        return
+    with patch.dict(os.environ, OMP_NUM_THREADS=str(len(cores))), serving("one") as service:
+        service.post("classify", {"text": TEXTS[0]})
+        allowed = [os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{service.first_rank}/task")]
+        assert sorted(min(one) for one in allowed if len(one) == 1) == sorted(cores), allowed
+        assert sum(one == cores for one in allowed) > 10, allowed
+
+
 def odd_batches():
     """Memory suffices for every --batch-tokens, also one that is no multiple of the length of texts."""
     for tokens in (127, 250):
@@ -509,6 +533,7 @@ def main():
     behind_a_proxy()
     busy()
     few_threads()
+    bound()
     odd_batches()
 
 

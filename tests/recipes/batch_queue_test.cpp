@@ -7,6 +7,7 @@
 #include <map>
 #include <thread>
 
+#include "core/random.h"
 #include "recipes/service/rate_limit.h"
 
 namespace conclave::service {
@@ -195,10 +196,8 @@ TEST_CASE("an idle engine gets a query at once", "[service]") {
   CHECK(batch->jobs.size() == 1);
 }
 
-// Pushes `count` queries, as clients do that have just been answered, and runs the next batch of `seconds`.
-// Returns the size of the batch and whether it waited for others.
-std::pair<std::size_t, bool> follow(BatchQueue& queue, Jobs& jobs, int count, double seconds) {
-  for (int i = 0; i < count; ++i) REQUIRE(queue.push(jobs.add(40)));
+// Runs the next batch as a single step of `seconds`. Returns its size and whether it waited for others.
+std::pair<std::size_t, bool> run_batch(BatchQueue& queue, double seconds = 0.8) {
   const Clock::time_point start = Clock::now();
   EngineBatch& batch = *queue.next();
   const bool waited = seconds_since(start) > 0.1 * seconds;
@@ -206,44 +205,116 @@ std::pair<std::size_t, bool> follow(BatchQueue& queue, Jobs& jobs, int count, do
   queue.end_step();
   return {batch.jobs.size(), waited};
 }
+using Ran = std::pair<std::size_t, bool>;
 
 TEST_CASE("a batch waits for clients that ask again as soon as they are answered", "[service]") {
-  using Batch = std::pair<std::size_t, bool>;
   BatchQueue queue({.rows = 200});
   Jobs jobs;
-  CHECK(follow(queue, jobs, 3, 0.8) == Batch(3, false));
-  CHECK(follow(queue, jobs, 3, 0.8) == Batch(3, false));  // all are there again
-  CHECK(follow(queue, jobs, 2, 0.8) == Batch(2, true));   // one does not come: it is waited for once
-  CHECK(follow(queue, jobs, 2, 0.8) == Batch(2, false));
-  CHECK(follow(queue, jobs, 7, 0.8) == Batch(5, false));  // the batch is full
-  CHECK(follow(queue, jobs, 3, 0.8) == Batch(5, false));  // two did not fit before
-  EngineBatch* late = nullptr;
-  std::thread engine([&] { late = queue.next(); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  const auto ask = [&](int count, const Query& query = {}) {
+    for (int i = 0; i < count; ++i) REQUIRE(queue.push(jobs.add(40, query)));
+    return run_batch(queue);
+  };
+  CHECK(ask(3) == Ran(3, false));
+  CHECK(ask(3) == Ran(3, false));  // all are there again
+  CHECK(ask(2) == Ran(2, true));   // one does not come: it is waited for once
+  CHECK(ask(2) == Ran(2, false));
+  CHECK(ask(7) == Ran(5, false));  // as many as fit
+  CHECK(ask(3) == Ran(5, false));
+  CHECK(ask(4) == Ran(4, true));                                // five could have gone together
+  CHECK(ask(1, {.task = TaskKind::caption}) == Ran(1, false));  // others cannot go with these
+  CHECK(ask(1, {.experts = true}) == Ran(1, false));
+}
+
+TEST_CASE("a batch begins once as many queries are there as before, or their time is over", "[service]") {
+  BatchQueue queue({});
+  Jobs jobs;
+  const auto push = [&](int count) {
+    for (int i = 0; i < count; ++i) REQUIRE(queue.push(jobs.add(1)));
+  };
+  for (int i = 0; i < 2; ++i) push(3), run_batch(queue, 40);  // so a batch waits for 10 s
+  EngineBatch* batch = nullptr;
   const Clock::time_point start = Clock::now();
-  REQUIRE(queue.push(jobs.add(40)));
+  std::thread engine([&] { batch = queue.next(); });
+  push(2);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  SECTION("as many") { push(1); }
+  SECTION("one that cannot go with them") { REQUIRE(queue.push(jobs.add(1, {.task = TaskKind::caption}))); }
+  SECTION("the service ends") { queue.close(); }
   engine.join();
-  CHECK(seconds_since(start) < 0.1);  // the time is over
-  step(*late, 1, 0.8);
-  queue.end_step();
-  CHECK(follow(queue, jobs, 1, 0.8) == Batch(1, false));  // a lone client waits for nobody
+  CHECK(seconds_since(start) < 5);
+  CHECK(seconds_since(start) > 0.015);
+}
+
+TEST_CASE("a query that comes when the time is over does not wait", "[service]") {
+  BatchQueue queue({});
+  Jobs jobs;
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 3; ++j) REQUIRE(queue.push(jobs.add(1)));
+    run_batch(queue);  // 0.2 s are soon
+  }
+  Clock::time_point start{};
+  std::thread client([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    start = Clock::now();
+    REQUIRE(queue.push(jobs.add(1)));
+  });
+  CHECK(queue.next()->jobs.size() == 1);
+  client.join();
+  CHECK(seconds_since(start) < 0.1);
+}
+
+TEST_CASE("a batch waits for no more queries than can wait", "[service]") {
+  BatchQueue queue({.waiting = 3});
+  Jobs jobs;
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) REQUIRE(queue.push(jobs.add(1)));
+    EngineBatch& batch = *queue.next();
+    REQUIRE(queue.push(jobs.add(1)));
+    step(batch, 1, 4);
+    queue.end_step();
+    REQUIRE(queue.push(jobs.add(1)));
+    REQUIRE(queue.push(jobs.add(1)));
+    CHECK(run_batch(queue, 4) == Ran(3, false));  // of a crowd of 4
+  }
+}
+
+TEST_CASE("estimates know how long a batch waits for others", "[service]") {
+  BatchQueue queue({.latency = 5});
+  Jobs jobs;
+  const auto push = [&] {  // a query that takes no time
+    Job& job = jobs.add(1);
+    job.cost = 0;
+    return queue.push(job);
+  };
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 3; ++j) REQUIRE(push());
+    run_batch(queue, 40);  // 10 s are soon
+  }
+  REQUIRE(push());
+  std::thread engine([&] { queue.next(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  CHECK_FALSE(push());
+  queue.close();
+  engine.join();
 }
 
 TEST_CASE("a batch waits for nobody if queries come independently of answers", "[service]") {
   BatchQueue queue({});
   Jobs jobs;
+  const RandomStream stream{.seed = 3};
   REQUIRE(queue.push(jobs.add(1)));
   int waits = 0;
-  for (int i = 0; i < 10; ++i) {
+  for (std::uint64_t i = 0; i < 40; ++i) {
     const Clock::time_point start = Clock::now();
     EngineBatch& batch = *queue.next();
-    waits += seconds_since(start) > 0.008;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    for (int j = 0; j <= i % 2; ++j) REQUIRE(queue.push(jobs.add(1)));
-    step(batch, 1, 0.04);  // 0.01 s are soon
+    waits += seconds_since(start) > 0.004;
+    const bool soon = stream.uniform(i) < 0.25;  // as many as come in a quarter of the time
+    if (!soon) std::this_thread::sleep_for(std::chrono::milliseconds(7));
+    REQUIRE(queue.push(jobs.add(1)));
+    step(batch, 1, 0.02);  // 5 ms are soon
     queue.end_step();
   }
-  CHECK(waits < 3);  // none, unless the machine was busy
+  CHECK(waits < 10);
 }
 
 TEST_CASE("clients in a closed loop are answered together", "[service]") {

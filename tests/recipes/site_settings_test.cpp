@@ -1,5 +1,6 @@
 // What a site.toml says, wherever the site is started from.
 #include <catch2/catch.hpp>
+#include <filesystem>
 
 #include "recipes/settings/federation.h"
 #include "tests/data/temporary_directory.h"
@@ -27,6 +28,22 @@ TEST_CASE("a site's folders and its ledger are relative to its site.toml, and th
   CHECK(changed.privacy.ledger == "z");
   CHECK(read("", {"site.directory=x"}).run.directory == "x/training");
   CHECK(read("directory = \"/a\"\n").site.directory == "/a");
+  CHECK_THROWS_WITH(read("directory = \"a\"\n", {"run.directory=" + kit.path() + "/./a"}),
+                    Catch::Contains("needs a folder of its own"));
+}
+
+TEST_CASE("a site.toml named by a relative path has absolute folders, so that what is shown can be used") {
+  const TemporaryDirectory kit;
+  kit.write("site.toml", "[site]\naddress = \"a:1\"\ndirectory = \"a\"\n");
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(std::filesystem::path(kit.path()).parent_path());
+  const std::string name = std::filesystem::path(kit.path()).filename().string();
+  const SiteSettings outside = read_site(name + "/site.toml");
+  std::filesystem::current_path(kit.path());
+  const SiteSettings inside = read_site("site.toml");
+  std::filesystem::current_path(before);
+  CHECK(outside.site.directory == kit.path() + "/a");
+  CHECK(inside.site.directory == kit.path() + "/a");
 }
 
 }  // namespace
