@@ -176,10 +176,26 @@ void expect_same_classes(const std::string& checkpoint, const std::vector<std::s
           name(of_data, other));
 }
 
+void number_labels(ImageDataset& data, const ModelClasses& classes) {
+  if (data.class_names == classes.names) return;
+  std::vector<std::int32_t> number;
+  for (const std::string& name : data.class_names) {
+    const auto found = std::ranges::find(classes.names, name);
+    require(found != classes.names.end(), "{}: the data has a class \"{}\", but the model was trained on: {}",
+            classes.model, recipe_text::readable(name), fmt::join(classes.names, ", "));
+    number.push_back(static_cast<std::int32_t>(found - classes.names.begin()));
+  }
+  for (ImageSplit* split : {&data.train, &data.validation, &data.test})
+    for (TextExample& example : split->examples)
+      example.label = number[static_cast<std::size_t>(example.label)];
+  data.class_names = classes.names;
+}
+
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
-                   std::optional<Tokenizer> tokenizer) {
+                   std::optional<Tokenizer> tokenizer, const ModelClasses& classes) {
   const DataRecipe& data = recipe.data;
   ImageDataset read = read_examples(data, recipe.image, world, recipe.tasks.read_captions());
+  if (!classes.names.empty()) number_labels(read, classes);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(),
           "data.{} = \"{}\": no training text belongs to this domain", data.domain_key(), data.domain_name());

@@ -34,6 +34,15 @@ struct Corpus {
 void expect_same_classes(const std::string& checkpoint, const std::vector<std::string>& of_model,
                          const std::vector<std::string>& of_data);
 
+/// The classes of a model, in order, and its name for messages.
+struct ModelClasses {
+  std::vector<std::string> names = {};
+  std::string model = {};
+};
+
+/// Numbers labels as the model does. The data may lack some of its classes. Throws Error if it has others.
+void number_labels(ImageDataset& data, const ModelClasses& classes);
+
 /// Collective. Reads texts and images, without tokens. `captions`: reads what images show even if the
 /// examples have no texts. Rank 0 warns of examples left out as bad, and of what may be a mistake in the
 /// data. Throws Error, on every rank, if the ranks did not read the same.
@@ -47,8 +56,9 @@ TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tok
                         const DataRecipe& data);
 
 /// Collective. If a task has texts and there is no `tokenizer`, rank 0 trains one (or finds it in
-/// `cache_directory`) and sends it to all ranks.
+/// `cache_directory`) and sends it to all ranks. With `classes`, their names are the corpus's; else the
+/// data's.
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
-                   std::optional<Tokenizer> tokenizer = std::nullopt);
+                   std::optional<Tokenizer> tokenizer = std::nullopt, const ModelClasses& classes = {});
 
 }  // namespace conclave

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "recipes/settings/recipe_text.h"
-
 namespace conclave {
 namespace {
 
@@ -17,21 +15,6 @@ Task* task_of(Model& model, const std::string& name) {
     names.append(names.empty() ? "" : ", ").append(task->name());
   }
   fail("--task {}: the model was trained to {}", name, names);
-}
-
-// Numbers labels as the model does, which may have more classes than the data.
-void number_as(const std::vector<std::string>& of_model, const std::string& checkpoint, ImageDataset& data,
-               ImageSplit& split) {
-  if (data.class_names == of_model) return;
-  std::vector<std::int32_t> number;
-  for (const std::string& name : data.class_names) {
-    const auto found = std::ranges::find(of_model, name);
-    require(found != of_model.end(), "{}: the data has a class \"{}\", but the model was trained on: {}",
-            checkpoint, recipe_text::readable(name), fmt::join(of_model, ", "));
-    number.push_back(static_cast<std::int32_t>(found - of_model.begin()));
-  }
-  for (TextExample& example : split.examples) example.label = number[static_cast<std::size_t>(example.label)];
-  data.class_names = of_model;
 }
 
 // A table of texts as one split, with the recipe's column names but none of the settings of its source.
@@ -64,8 +47,8 @@ SplitEvaluation::SplitEvaluation(const std::string& checkpoint, const EvaluatedD
   const bool captions =
       std::ranges::any_of(parts_, [](const Part& part) { return traits_of(part.task->kind()).captions; });
   ImageDataset data = read_examples(source, recipe.image, grid.world(), captions);
+  number_labels(data, {loaded_.class_names(), loaded_.checkpoint()});
   ImageSplit& split = of_table ? data.train : data.split(examples.split);
-  number_as(loaded_.class_names(), loaded_.checkpoint(), data, split);
   if (of_table && loaded_.tokenizer()->separator())  // a tab divides the two texts, as in `conclave predict`
     for (TextExample& example : split.examples) {
       TextExample pair = text_example(example.text, true);

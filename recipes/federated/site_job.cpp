@@ -168,7 +168,9 @@ void SiteJob::begin(const Work& work, const CheckpointReader& model) {
   recipe.train.steps = work.terms.steps * work.terms.rounds;
   recipe.train.ema = 0;  // the coordinator already averages
   grid_.emplace(environment_.divide(recipe, std::move(world_)));
-  trainer_.emplace(recipe, *grid_, environment_.trainer);
+  TrainerEnvironment trainer = environment_.trainer;
+  trainer.classes = {nlohmann::json::parse(model.state().metadata).at("class_names"), work.model};
+  trainer_.emplace(recipe, *grid_, std::move(trainer));
   privacy_ = recipe.privacy;
   if (is_root_) {
     delivery_.emplace(*environment_.site, directory_, round_privacy_,
@@ -185,8 +187,6 @@ void SiteJob::begin(const Work& work, const CheckpointReader& model) {
           "privacy.unit = \"{}\" at this site, where the federation's is \"site\": the two together cannot "
           "be accounted for; leave one out",
           privacy_.unit);
-  expect_same_classes(work.model, nlohmann::json::parse(model.state().metadata).at("class_names"),
-                      trainer_->class_names());
   site_model_.emplace(model, work.terms.sharing, directory_, *grid_);
   site_model_->check_experts(trainer_->model_entries());
   std::vector<SharingRule> never;

@@ -22,7 +22,8 @@ Trainer::Trainer(const Recipe& recipe, const ProcessGrid& grid, TrainerEnvironme
       start_(environment_.resume.empty() ? find_start(recipe, grid.world()) : ""),
       corpus_(load_corpus(
           recipe, grid.world(), environment_.cache_directory,
-          first_tokenizer(recipe, start_.empty() ? environment_.resume : start_, recipe.privacy.is_on()))),
+          first_tokenizer(recipe, start_.empty() ? environment_.resume : start_, recipe.privacy.is_on()),
+          environment_.classes)),
       activations_("activations", 0, grid.device()),
       model_(recipe, corpus_.sizes(recipe.data), grid),
       layers_(model_.moe_layers()),

@@ -38,6 +38,9 @@ struct TrainerEnvironment {
   ProgressOptions progress;
   const std::atomic<bool>* interrupted = nullptr;  ///< set by a signal: finish the step, save, stop
   std::string resume;  ///< "": start anew; "auto": the newest checkpoint; else a path
+  /// Where the model has its classes from elsewhere: the data may lack some of them. Else they are the
+  /// data's.
+  ModelClasses classes = {};
 
   bool is_interrupted() const { return interrupted && *interrupted; }
 };
@@ -99,7 +102,6 @@ class Trainer {
   std::vector<std::pair<std::string, Evaluation>> validate();
   /// This rank's part of the model, as checkpoints store it.
   std::vector<TensorEntry> model_entries();
-  const std::vector<std::string>& class_names() const { return corpus_.class_names; }
   /// The size of the first task's training split.
   std::int64_t training_examples() const;
   /// The units of privacy: examples, or clients; 0 without privacy.

@@ -269,6 +269,29 @@ def repeated_and_replaced(newest):
     run([PROGRAM, "federate", "audit", "replaced"], says=["3 checkpoints are those of the transcript"])
 
 
+def test_unlike_tables():
+    """A site's own table may lack classes of the model, and must not have others."""
+    rows = [json.loads(line) for line in open("texts.jsonl")]
+    tables = {"north": ["class 1", "class 2"], "south": ["class 0", "class 1"], "stranger": ["class 1", "class 3"]}
+    for name, classes in tables.items():
+        chosen = [{**row, "label": "class 3" if "class 3" in classes and row["label"] == "class 0" else row["label"]} for row in rows]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen if row["label"] in classes))
+
+    def own(table):
+        return [f"--set=data.path={table}.jsonl", "--set=data.parts=1", "--set=data.part=0"]
+
+    Path("unlike").mkdir()
+    leader = Started("unlike/coordinator.log", coordinator("unlike", "--set=federation.rounds=8", "--set=federation.local_steps=12"))
+    leader.until("listens at port")
+    refused = Started("unlike/stranger.log", site("south", "unlike", *own("stranger")))
+    assert 'the data has a class "class 3", but the model was trained on: class 0, class 1, class 2' in refused.ends(1)
+    trained = [Started(f"unlike/{name}.log", site(name, "unlike", *own(name))) for name in SITES]
+    for one in [*trained, leader]:
+        one.ends()
+    told = run([PROGRAM, "eval", "unlike", "--set=data.path=texts.jsonl"])
+    assert json.loads(told[told.index("{") :])["accuracy"] > 0.8, told
+
+
 def test_straggler():
     """A round without a quorum is reported; a site that missed the deadline still gets the result; a process whose output cannot be
     written still does its work."""
@@ -1251,7 +1274,7 @@ def main():
         Path("secure.toml").write_text(SECURE.format(port=free_port()))
         run([PROGRAM, "federate", "provision", "secure.toml"], says=["secure_kits/west"])
         make_public_start()
-        of_one_port = [test_mean, test_repaired, test_ranks, test_kills, test_straggler, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
+        of_one_port = [test_mean, test_repaired, test_ranks, test_kills, test_unlike_tables, test_straggler, test_sharing, test_strategy, test_scaffold, test_buffer, test_private, test_audit]
         of_the_other = [test_secure_mean, test_secure_weights, test_secure_kills, test_one_sum, test_one_model, test_shared_noise, test_noise_again, test_drawn_again, test_noise_once]
         groups = [[*of_one_port, test_early_site, test_admission, test_provision, test_mistakes], of_the_other]
         with ThreadPoolExecutor(len(groups)) as pool:  # tests wait more than they compute

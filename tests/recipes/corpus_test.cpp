@@ -20,6 +20,24 @@ TEST_CASE("class names in messages stay on one line", "[corpus]") {
             "... x1.50");
 }
 
+TEST_CASE("labels are numbered as a model's, which may have more classes than the data", "[corpus]") {
+  const ImageDataset read{{"b", "d"},
+                          {{{.text = "1", .label = 0}, {.text = "2", .label = 1}}, {}},
+                          {{{.text = "3", .label = 1}}, {}},
+                          {{{.text = "4", .label = 0}}, {}}};
+  ImageDataset data = read;
+  number_labels(data, {{"a", "b", "c", "d"}, "model"});
+  CHECK(data.class_names == std::vector<std::string>{"a", "b", "c", "d"});
+  CHECK(data.train.examples[0].label == 1);
+  CHECK(data.train.examples[1].label == 3);
+  CHECK(data.validation.examples[0].label == 3);
+  CHECK(data.test.examples[0].label == 1);
+  data = read;
+  CHECK(error_of([&] {
+          number_labels(data, {{"a", "b"}, "model"});
+        }) == "model: the data has a class \"d\", but the model was trained on: a, b");
+}
+
 TEST_CASE("an image is one example to classify, and one for each caption to caption", "[corpus]") {
   const std::vector<std::string> names{"cat", "dog"};
   const ImageSplit split{{{.text = "", .label = 1, .captions = {"a dog", "runs"}},
