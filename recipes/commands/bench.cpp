@@ -68,6 +68,8 @@ int bench(const BenchArguments& arguments, const ProcessEnvironment& surrounding
   const Setting setting{grid, surroundings.cache_directory, arguments.repetitions, arguments.checkpoint,
                         arguments.overrides};
 
+  require(arguments.overrides.empty() || !arguments.checkpoint.empty(),
+          "--set changes the recipe of a --checkpoint, and there is none");
   for (const std::string& name : arguments.names)
     require(std::ranges::find(kMeasurements, name, &Measurement::name) != std::end(kMeasurements),
             "nothing is measured by the name '{}'; there are: {}", name, bench_names());

@@ -60,9 +60,9 @@ std::string site_toml(const FederationSettings& settings, const std::string& sit
       settings.secure_aggregation.enabled ? fmt::format("least_sites = {}\n", federation.quorum) : "";
   return fmt::format(
       "# Site {0} of the federation {1}: conclave federate site site.toml\n"
-      "# This folder is the site's identity; key.pem must not leave it. Folders below are relative to it. "
-      "The site's\n"
-      "# privacy ledger is in site.directory, so keep that when you replace the kit.\n"
+      "# This folder is the site's identity; key.pem must not leave it. Directories and the ledger are\n"
+      "# relative to it, data to the working directory. The privacy ledger is in site.directory: keep\n"
+      "# that when you replace the kit.\n"
       "[site]\naddress = \"{2}\"\ndirectory = \"runs/{0}\"\n{3}\n"
       "[run]\ndirectory = \"runs/{0}/training\"\n\n"
       "# Where this site's examples are; what kind of data they are comes with the model.\n[data]\n",

@@ -181,8 +181,12 @@ void number_labels(ImageDataset& data, const ModelClasses& classes) {
   std::vector<std::int32_t> number;
   for (const std::string& name : data.class_names) {
     const auto found = std::ranges::find(classes.names, name);
-    require(found != classes.names.end(), "{}: the data has a class \"{}\", but the model was trained on: {}",
-            classes.model, recipe_text::readable(name), fmt::join(classes.names, ", "));
+    if (found == classes.names.end()) {
+      std::vector<std::string> known;
+      std::ranges::transform(classes.names, std::back_inserter(known), recipe_text::readable);
+      fail("{}: the data has a class \"{}\", but the model was trained on: {}", classes.model,
+           recipe_text::readable(name), some_of(known));
+    }
     number.push_back(static_cast<std::int32_t>(found - classes.names.begin()));
   }
   for (ImageSplit* split : {&data.train, &data.validation, &data.test})
@@ -192,10 +196,10 @@ void number_labels(ImageDataset& data, const ModelClasses& classes) {
 }
 
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
-                   std::optional<Tokenizer> tokenizer, const ModelClasses& classes) {
+                   std::optional<Tokenizer> tokenizer, const std::optional<ModelClasses>& classes) {
   const DataRecipe& data = recipe.data;
   ImageDataset read = read_examples(data, recipe.image, world, recipe.tasks.read_captions());
-  if (!classes.names.empty()) number_labels(read, classes);
+  if (classes) number_labels(read, *classes);
   const bool in_domain = std::ranges::any_of(read.train.examples, &TextExample::in_domain);
   require(in_domain || data.domain_name().empty(),
           "data.{} = \"{}\": no training text belongs to this domain", data.domain_key(), data.domain_name());

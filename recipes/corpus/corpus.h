@@ -59,6 +59,7 @@ TokenizedSplit tokenize(TaskKind task, ImageSplit split, const std::optional<Tok
 /// `cache_directory`) and sends it to all ranks. With `classes`, their names are the corpus's; else the
 /// data's.
 Corpus load_corpus(const Recipe& recipe, Communicator& world, const std::string& cache_directory,
-                   std::optional<Tokenizer> tokenizer = std::nullopt, const ModelClasses& classes = {});
+                   std::optional<Tokenizer> tokenizer = std::nullopt,
+                   const std::optional<ModelClasses>& classes = std::nullopt);
 
 }  // namespace conclave

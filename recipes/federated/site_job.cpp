@@ -169,7 +169,7 @@ void SiteJob::begin(const Work& work, const CheckpointReader& model) {
   recipe.train.ema = 0;  // the coordinator already averages
   grid_.emplace(environment_.divide(recipe, std::move(world_)));
   TrainerEnvironment trainer = environment_.trainer;
-  trainer.classes = {nlohmann::json::parse(model.state().metadata).at("class_names"), work.model};
+  trainer.classes = ModelClasses{nlohmann::json::parse(model.state().metadata).at("class_names"), work.model};
   trainer_.emplace(recipe, *grid_, std::move(trainer));
   privacy_ = recipe.privacy;
   if (is_root_) {

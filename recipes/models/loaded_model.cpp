@@ -32,9 +32,11 @@ std::optional<std::string> newest_told(const std::string& directory, Verify veri
 }
 
 std::string find_checkpoint(const std::string& path, Verify verify) {
-  require(!path.ends_with(".toml"),
-          "{}: this is a recipe, not a checkpoint; name the folder of its run, run.directory in it", path);
-  if (!std::filesystem::is_directory(path)) return path;
+  if (!std::filesystem::is_directory(path)) {
+    require(!path.ends_with(".toml"),
+            "{}: this is a recipe, not a checkpoint; name the folder of its run, run.directory in it", path);
+    return path;
+  }
   const auto newest = newest_told(path, verify);
   require(newest.has_value(), "{}: no whole checkpoint (step-*.h5) in this folder", path);
   return *newest;

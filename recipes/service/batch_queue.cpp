@@ -99,14 +99,15 @@ void BatchQueue::gather(std::unique_lock<std::mutex>& lock) {
 }
 
 // Whether the next batch should begin: as many queries are there as are awaited, or some that cannot go with
-// the others.
-bool BatchQueue::is_gathered() const {
+// the others. `with`: as if this one were there, too.
+bool BatchQueue::is_gathered(const Job* with) const {
   std::int64_t jobs = 0, rows = 0;
-  for (const Job* job : waiting_) {
-    rows += job->rows;
-    if (++jobs >= awaited_ || rows >= limits_.rows || !joins(*job)) return true;
-  }
-  return false;
+  const auto completes = [&](const Job& job) {
+    rows += job.rows;
+    return ++jobs >= awaited_ || rows >= limits_.rows || !joins(job);
+  };
+  return std::ranges::any_of(waiting_, [&](const Job* job) { return completes(*job); }) ||
+         (with && completes(*with));
 }
 
 void BatchQueue::drop_forsaken() {
@@ -223,7 +224,7 @@ double BatchQueue::seconds_between(const Job& job, double seconds) const {
 double BatchQueue::seconds_until(const Job& job) const {
   const bool in_steps = takes_steps(job.query.task);
   double before = seconds_left(at_once_);
-  if (awaited_ > 1) before += std::max(0.0, -seconds_since(followers_.until));
+  if (awaited_ > 1 && !is_gathered(&job)) before += std::max(0.0, -seconds_since(followers_.until));
   for (const Job* other : waiting_)
     if (in_steps || !takes_steps(other->query.task)) before += seconds_of(other->query.task, other->cost);
   return seconds_of(job.query.task, job.cost) + before +

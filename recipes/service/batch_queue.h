@@ -27,7 +27,8 @@ struct BatchLimits {
   std::int64_t jobs = 64;      ///< jobs in a batch
   std::int64_t waiting = 256;  ///< waiting jobs, without those that the engine works on
   /// Most seconds that a query should take. The queue rejects a job whose estimate is longer; the estimate is
-  /// made from the work ahead of the job and the recent time per row. 0: no such limit.
+  /// made from the work ahead of the job, the recent time per row, and the wait for other queries that has
+  /// begun. 0: no such limit.
   double latency = 0;
 };
 
@@ -74,7 +75,7 @@ class BatchQueue {
   void settle_step();
   void await_query(std::unique_lock<std::mutex>& lock);
   void gather(std::unique_lock<std::mutex>& lock);
-  bool is_gathered() const;
+  bool is_gathered(const Job* with = nullptr) const;
   void note_answers(const Work& work);
   void drop_forsaken();
   void end_forsaken_batch();

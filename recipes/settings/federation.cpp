@@ -22,7 +22,8 @@ namespace conclave {
 namespace {
 
 std::string whole_path(const std::filesystem::path& path) {
-  return std::filesystem::absolute(path).lexically_normal().string();
+  const auto whole = std::filesystem::absolute(path).lexically_normal();
+  return (whole.has_filename() ? whole : whole.parent_path()).string();
 }
 
 bool has_port(std::string_view address) {

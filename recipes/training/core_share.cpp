@@ -58,7 +58,7 @@ bool bind_threads() {
   const auto cores_here = static_cast<int>(mine.size());
   if (omp_get_max_threads() != cores_here || omp_get_thread_limit() < cores_here || omp_get_dynamic())
     return false;
-  // Threads without others of their team, the first ones, of several processes are on different cores.
+  // Most of several processes' first threads, which also do what is not divided, are on different cores.
   std::ranges::rotate(mine, mine.begin() + ::getpid() % cores_here);
   std::atomic<bool> all = true;
 #pragma omp parallel

@@ -15,9 +15,10 @@ std::string cores_of_process();
 std::int64_t threads_for(const std::string& mine, std::span<const std::string> neighbours);
 
 /// Binds each of the calling thread's OpenMP threads to a core of its own, if there are as many threads as
-/// cores that the process may run on, and neither OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY nor
-/// OMP_DYNAMIC is set. The first thread's core depends on the process. Returns whether it did so. Threads
-/// that the caller starts later inherit its one core: start them before.
+/// cores that the process may run on, OpenMP may have so many and does not choose their number, and neither
+/// OMP_PROC_BIND, OMP_PLACES nor GOMP_CPU_AFFINITY is set. The first thread's core depends on the process's
+/// number. Returns whether it did so. Threads that the caller starts later inherit its one core: start them
+/// before.
 bool bind_threads();
 
 }  // namespace conclave

@@ -40,7 +40,7 @@ struct TrainerEnvironment {
   std::string resume;  ///< "": start anew; "auto": the newest checkpoint; else a path
   /// Where the model has its classes from elsewhere: the data may lack some of them. Else they are the
   /// data's.
-  ModelClasses classes = {};
+  std::optional<ModelClasses> classes = {};
 
   bool is_interrupted() const { return interrupted && *interrupted; }
 };

@@ -87,6 +87,8 @@ def resumes_and_serves():
     assert results[0] == results[1], results
     run([runs.PROGRAM, "predict", Path("whole").absolute(), "ba de", *trusted], cwd="/", says=['"class"'])
     run([runs.PROGRAM, "inspect", "whole", "--experts", "--out", "pictures", *trusted], says=["expert"])
+    run([runs.PROGRAM, "bench", "latency", "--checkpoint", "whole", "--repetitions=1", *trusted], says=["one text"])
+    run([runs.PROGRAM, "bench", "peak", *trusted], status=1, says=["there is none"])
     untrusted = ["whole/step-", f"the plug-ins {place}, which are programs", "--set 'run.plugins=["]
     for command in (["eval", "whole"], ["predict", "whole", "ba de"], ["inspect", "whole", "--cost"], ["serve", "whole"]):
         run([runs.PROGRAM, *command], status=2, says=untrusted)

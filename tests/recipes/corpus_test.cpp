@@ -36,6 +36,11 @@ TEST_CASE("labels are numbered as a model's, which may have more classes than th
   CHECK(error_of([&] {
           number_labels(data, {{"a", "b"}, "model"});
         }) == "model: the data has a class \"d\", but the model was trained on: a, b");
+  CHECK(
+      error_of([&] {
+        number_labels(data, {{"a\x1b]0;", "b", "e", "f", "g", "h"}, "model"});
+      }) ==
+      "model: the data has a class \"d\", but the model was trained on: a\\u001B]0;, b, e, f, g and 1 more");
 }
 
 TEST_CASE("an image is one example to classify, and one for each caption to caption", "[corpus]") {
