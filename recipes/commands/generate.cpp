@@ -5,12 +5,12 @@
 
 #include "core/clock.h"
 #include "core/file.h"
-#include "core/text.h"
 #include "recipes/commands/commands.h"
 #include "recipes/corpus/corpus.h"
 #include "recipes/evaluation/generated_check.h"
 #include "recipes/inference/image_grid.h"
 #include "recipes/inference/image_sampler.h"
+#include "recipes/settings/recipe_text.h"
 
 namespace conclave::commands {
 namespace {
@@ -28,10 +28,12 @@ std::vector<std::int32_t> classes_of(const std::vector<std::string>& texts,
   return classes;
 }
 
-// Of `overrides`, those that name plug-ins are the judge's, too.
-void judge(const std::string& path, std::vector<std::string> overrides, const std::vector<Image>& images,
-           const std::vector<std::string>& texts, const Recipe& recipe, const ProcessGrid& grid) {
-  std::erase_if(overrides, [](const std::string& one) { return !trimmed(one).starts_with("run.plugins"); });
+// `recipe`: of the model that drew the images. Its plug-ins, which --set named, are the judge's, too.
+void judge(const std::string& path, const std::vector<Image>& images, const std::vector<std::string>& texts,
+           const Recipe& recipe, const ProcessGrid& grid) {
+  std::vector<std::string> overrides;
+  if (!recipe.run.plugins.empty())
+    overrides.push_back("run.plugins=" + recipe_text::toml_value(recipe.run.plugins));
   LoadedModel loaded(path, grid, overrides);
   const std::vector<std::string>& names = loaded.class_names();
   const std::vector<std::int32_t> labels = classes_of(texts, names, path);
@@ -90,8 +92,7 @@ int generate(const GenerateArguments& arguments, const ProcessEnvironment& surro
   write_file_atomically(arguments.out, encode_png(grid_of_all));
   fmt::print("{}: {} images in {:.1f} s, {:.3f} s each\n", arguments.out, images.size(), seconds,
              seconds / static_cast<double>(images.size()));
-  if (!arguments.judge.empty())
-    judge(arguments.judge, arguments.overrides, images, texts, loaded.recipe(), grid);
+  if (!arguments.judge.empty()) judge(arguments.judge, images, texts, loaded.recipe(), grid);
   return 0;
 }
 

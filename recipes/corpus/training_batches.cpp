@@ -43,8 +43,7 @@ std::int64_t steps_of_epochs(const TrainRecipe& train, double steps_per_epoch) {
   const double steps = static_cast<double>(train.epochs) * steps_per_epoch;
   require(steps <= kMostSteps,
           "train.epochs = {} would be {:.3g} steps, and there may be {:.0e}; set train.steps, or give the "
-          "first task of "
-          "[tasks] a larger weight",
+          "first task of [tasks] a larger weight",
           train.epochs, steps, kMostSteps);
   return std::max<std::int64_t>(static_cast<std::int64_t>(std::ceil(steps * (1 - kRounding))), 1);
 }

@@ -22,6 +22,15 @@ ImageShape image_shape(const nlohmann::json& metadata) {
   return {sizes.at(0), sizes.at(1), sizes.at(2)};
 }
 
+// A plug-in is a program, and a checkpoint may be a stranger's.
+void expect_asked_for_plugins(const Recipe& recipe, const std::string& checkpoint) {
+  if (recipe.run.plugins.empty() || settings::is_override(recipe.origin, "run.plugins")) return;
+  throw RecipeError(fmt::format(
+      "{}: its model needs the plug-ins {}, which are programs; if you trust them, say where they are: --set "
+      "'run.plugins=[\"PATH\", ...]'",
+      checkpoint, one_line(fmt::format("{}", fmt::join(recipe.run.plugins, ", ")), 400)));
+}
+
 }  // namespace
 
 std::optional<std::string> newest_told(const std::string& directory, Verify verify) {
@@ -61,19 +70,6 @@ std::optional<Tokenizer> tokenizer_of(const CheckpointReader& reader) {
   if (reader.state().tokenizer.empty()) return std::nullopt;
   return Tokenizer::from_bytes(reader.state().tokenizer);
 }
-
-namespace {
-
-// A plug-in is a program, and a checkpoint may be a stranger's.
-void expect_asked_for_plugins(const Recipe& recipe, const std::string& checkpoint) {
-  if (recipe.run.plugins.empty() || settings::is_override(recipe.origin, "run.plugins")) return;
-  throw RecipeError(fmt::format(
-      "{}: its model needs the plug-ins {}, which are programs; if you trust them, say where they are: --set "
-      "'run.plugins=[\"PATH\", ...]'",
-      checkpoint, one_line(fmt::format("{}", fmt::join(recipe.run.plugins, ", ")), 400)));
-}
-
-}  // namespace
 
 std::optional<Tokenizer> first_tokenizer(const Recipe& recipe, const std::string& checkpoint,
                                          bool privately) {

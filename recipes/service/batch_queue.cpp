@@ -13,14 +13,18 @@ constexpr double kFollowingShare = 0.25;
 // kFollowingShare, as long as the engine keeps up with them.
 constexpr double kFollowed = 0.5;
 
-// Whether other queries can go with it, and all others for which this holds.
-bool joins(const Job& job) { return !takes_steps(job.query.task) && !job.query.experts; }
+// Whether one batch can answer the query and all others for which this holds.
+bool joins(const Query& query) { return !takes_steps(query.task) && !query.experts; }
+
+std::int64_t count_joining(const std::vector<Job*>& jobs) {
+  return std::ranges::count_if(jobs, [](const Job* job) { return joins(job->query); });
+}
 
 }  // namespace
 
 bool go_together(const Query& a, const Query& b) {
+  if (joins(a) && joins(b)) return true;
   if (a.experts || b.experts) return false;  // expert use is counted per batch, not per query
-  if (!takes_steps(a.task) && !takes_steps(b.task)) return true;
   if (a.task != b.task) return false;
   switch (a.task) {
     case TaskKind::classify:
@@ -57,7 +61,7 @@ bool BatchQueue::push(Job& job) {
     const bool idle = waiting_.empty() && !at_once_.unfinished && !in_steps_.unfinished;
     if (limits_.latency > 0 && !idle && seconds_until(job) > limits_.latency) return false;
     waiting_.push_back(&job);
-    if (joins(job) && Clock::now() < followers_.until) ++followers_.came;
+    if (joins(job.query) && Clock::now() < followers_.until) ++followers_.came;
     if (!is_gathered()) return true;
   }
   changed_.notify_one();
@@ -104,7 +108,7 @@ bool BatchQueue::is_gathered(const Job* with) const {
   std::int64_t jobs = 0, rows = 0;
   const auto completes = [&](const Job& job) {
     rows += job.rows;
-    return ++jobs >= awaited_ || rows >= limits_.rows || !joins(job);
+    return ++jobs >= awaited_ || rows >= limits_.rows || !joins(job.query);
   };
   return std::ranges::any_of(waiting_, [&](const Job* job) { return completes(*job); }) ||
          (with && completes(*with));
@@ -150,10 +154,10 @@ void BatchQueue::settle_step() {
 }
 
 void BatchQueue::note_answers(const Work& work) {
-  const auto answers = std::ranges::count_if(work.batch.jobs, [](const Job* job) { return joins(*job); });
+  const std::int64_t answers = count_joining(work.batch.jobs);
   if (answers == 0) return;
-  const auto waiting = std::ranges::count_if(waiting_, [](const Job* job) { return joins(*job); });
-  followers_.crowd = answers + (work.full ? 0 : waiting);  // a full batch is as large as the next can be
+  // A full batch is as large as the next one can be.
+  followers_.crowd = answers + (work.full ? 0 : count_joining(waiting_));
   followers_.answers = 0.9 * followers_.answers + static_cast<double>(answers);
   followers_.came *= 0.9;
   followers_.time = kFollowingShare * work.seconds;
@@ -182,7 +186,7 @@ BatchQueue::Work& BatchQueue::begin(const Job& first) {
     work.cost += job->cost;
     return true;
   });
-  work.full = joins(first) && std::ranges::any_of(waiting_, [](const Job* job) { return joins(*job); });
+  work.full = joins(first.query) && count_joining(waiting_) > 0;
   return work;
 }
 

@@ -4,11 +4,12 @@
 // Clients that ask again as soon as they are answered would form two groups that take turns, each of which
 // waits for the other's batch. Where most answers are followed by a query within a quarter of their batch's
 // time, the next batch waits until as many queries are there as before, or that time is over. Only
-// single-step queries wait for others, and only for those that can go with them. Forsaken queries fail with a
-// Refusal (499) before they are computed, and a multi-step batch ends early when all its queries are
-// forsaken. While a batch that takes many steps is under way, batches of single-step queries run between its
-// steps. The two kinds share the engine's time: after each single-step batch, the multi-step batch runs for
-// as long as that batch took, and for one step at least.
+// single-step queries wait for others, and only for those that can go with them.
+// Forsaken queries fail with a Refusal (499) before they are computed, and a multi-step batch ends early when
+// all its queries are forsaken.
+// While a batch that takes many steps is under way, batches of single-step queries run between its steps.
+// The two kinds share the engine's time: after each single-step batch, the multi-step batch runs for as long
+// as that batch took, and for one step at least.
 #pragma once
 
 #include <array>
